@@ -1,0 +1,2 @@
+//! JSON types of the godwit hypervisor.
+#![forbid(unsafe_code)]

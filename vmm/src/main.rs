@@ -1,0 +1,2 @@
+//! The godwit hypervisor.
+fn main() {}
