@@ -1,2 +1,3 @@
-//! The godwit hypervisor.
+//! The `godwit` command.
+
 fn main() {}

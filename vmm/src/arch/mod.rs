@@ -1,0 +1,6 @@
+//! x86-64 as plain functions and tables: address layout, CPUID, MSRs, boot
+//! registers, ACPI.
+
+mod topology;
+
+pub use topology::Topology;

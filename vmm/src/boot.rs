@@ -1,0 +1,1 @@
+//! Loading a kernel into guest memory.

@@ -1,0 +1,1 @@
+//! The machine as asked for, valid by construction.
