@@ -1,0 +1,162 @@
+//! The thread that serves the devices we serve ourselves.
+//!
+//! One [`EventManager`] runs on a thread of its own, off the vCPU cores. A
+//! device hands it a subscriber when it is activated and takes it back when it
+//! is stopped; both wait until the loop has done it, so that no callback runs
+//! after [`LoopHandle::remove`] returned.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint, SubscriberId};
+
+/// What the loop serves.
+pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
+
+/// The loop could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LoopError {
+    /// The epoll instance or its wake-up descriptor could not be made.
+    #[error("Could not create the device loop")]
+    Create(#[source] event_manager::Error),
+    /// No thread could be started.
+    #[error("Could not start the thread of the device loop")]
+    Spawn(#[source] io::Error),
+    /// The loop did not answer: its thread has ended.
+    #[error("The device loop does not answer")]
+    Call(#[from] event_manager::Error),
+}
+
+/// Where devices register: cheap to clone, usable from any thread but the
+/// loop's own (there a call would wait for itself).
+#[derive(Clone)]
+pub struct LoopHandle {
+    remote: RemoteEndpoint<Subscriber>,
+}
+
+impl fmt::Debug for LoopHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoopHandle").finish_non_exhaustive()
+    }
+}
+
+impl LoopHandle {
+    /// Adds a subscriber; its `init` has run when this returns.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub fn add(&self, subscriber: Subscriber) -> Result<SubscriberId, LoopError> {
+        self.remote
+            .call_blocking(move |ops| Ok(ops.add_subscriber(subscriber)))
+    }
+
+    /// Removes a subscriber; no callback of it runs any more when this returns.
+    ///
+    /// # Errors
+    /// The loop has ended, or never had this subscriber.
+    pub fn remove(&self, id: SubscriberId) -> Result<(), LoopError> {
+        self.remote
+            .call_blocking(move |ops| ops.remove_subscriber(id).map(drop).map_err(LoopError::from))
+    }
+}
+
+/// The running loop; dropping it ends the thread.
+pub struct DeviceLoop {
+    handle: LoopHandle,
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl fmt::Debug for DeviceLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceLoop").finish_non_exhaustive()
+    }
+}
+
+impl DeviceLoop {
+    /// Starts the loop on a thread named `name`; `prepare` runs first on that
+    /// thread, to set its CPU affinity.
+    ///
+    /// # Errors
+    /// No epoll instance, or no thread.
+    pub fn spawn(name: &str, prepare: impl FnOnce() + Send + 'static) -> Result<Self, LoopError> {
+        let mut manager = EventManager::<Subscriber>::new().map_err(LoopError::Create)?;
+        let handle = LoopHandle {
+            remote: manager.remote_endpoint(),
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                prepare();
+                while !stopping.load(Ordering::Acquire) {
+                    if let Err(error) = manager.run() {
+                        tracing::error!("The device loop could not wait for events: {error:?}");
+                        return;
+                    }
+                }
+            })
+            .map_err(LoopError::Spawn)?;
+        Ok(Self {
+            handle,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Where devices register.
+    #[must_use]
+    pub fn handle(&self) -> LoopHandle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for DeviceLoop {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // The kick fails only when the loop has ended already.
+        let _ = self.handle.remote.kick();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use event_manager::{EventOps, EventSet, Events};
+    use std::sync::mpsc;
+    use std::time::Duration;
+    use vmm_sys_util::eventfd::EventFd;
+
+    struct Relay(EventFd, mpsc::Sender<u64>);
+
+    impl MutEventSubscriber for Relay {
+        fn process(&mut self, _: Events, _: &mut EventOps) {
+            self.1.send(self.0.read().unwrap()).unwrap();
+        }
+        fn init(&mut self, ops: &mut EventOps) {
+            ops.add(Events::new(&self.0, EventSet::IN)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_subscriber_is_served_until_it_is_removed() {
+        let device_loop = DeviceLoop::spawn("loop", || ()).unwrap();
+        let (sender, received) = mpsc::channel();
+        let fd = EventFd::new(0).unwrap();
+        let relay = Relay(fd.try_clone().unwrap(), sender);
+        let id = device_loop.handle().add(Box::new(relay)).unwrap();
+        fd.write(7).unwrap();
+        assert_eq!(received.recv_timeout(Duration::from_secs(10)), Ok(7));
+        device_loop.handle().remove(id).unwrap();
+        fd.write(7).unwrap();
+        assert!(received.recv_timeout(Duration::from_millis(50)).is_err());
+        assert!(device_loop.handle().remove(id).is_err());
+    }
+}

@@ -1,0 +1,1 @@
+//! PCI: configuration space, base address registers, MSI-X, the root bridge.

@@ -1,0 +1,1 @@
+//! Ports by which a guest switches itself off or resets itself.

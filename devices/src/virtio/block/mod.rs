@@ -1,0 +1,1 @@
+//! Block device (virtio 1.2, 5.2).

@@ -1,0 +1,178 @@
+//! The virtio device model (virtio 1.2), as seen from a device.
+//!
+//! ```text
+//!             activate(Activation { memory, features, rings, config_change })
+//!   transport ------------------------------------------------------> device
+//!             <------------------------------------------------------
+//!                              stop() -> ring positions
+//! ```
+//!
+//! Four needs, one mechanism: *reset* is `stop` and forget; *pause* is `stop`
+//! and keep the positions; *resume* and *restore* are `activate` from kept
+//! positions. The transport owns everything the driver negotiates (status,
+//! features, queue addresses, vectors); the device owns what it does.
+//!
+//! A device is called by one thread at a time. `activate` and `stop` run on the
+//! vCPU thread that wrote the status register, or on the thread that controls
+//! the machine: they may block for as long as a system call, not longer.
+
+pub mod block;
+pub mod net;
+pub mod pci;
+pub mod rng;
+pub mod vhost;
+
+use std::fmt;
+use std::sync::Arc;
+
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::GuestRam;
+
+/// The kind of a device: its number in virtio 1.2, clause 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Network device (5.1).
+    Net,
+    /// Block device (5.2).
+    Block,
+    /// Console device (5.3).
+    Console,
+    /// Entropy device (5.4).
+    Rng,
+    /// Traditional memory balloon device (5.5).
+    Balloon,
+}
+
+impl Kind {
+    /// The virtio device id.
+    #[must_use]
+    pub const fn id(self) -> u16 {
+        match self {
+            Self::Net => 1,
+            Self::Block => 2,
+            Self::Console => 3,
+            Self::Rng => 4,
+            Self::Balloon => 5,
+        }
+    }
+}
+
+/// Where the device's side of a ring stands, in ring counts modulo 2^16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingPosition {
+    /// The next entry of the available ring that the device will take.
+    pub next_avail: u16,
+    /// The next entry of the used ring that the device will write.
+    pub next_used: u16,
+}
+
+/// One enabled split virtqueue, as the driver set it up.
+///
+/// The transport checked that `size` is a power of two not above the device's
+/// maximum, that the three parts are aligned as virtio 1.2, 2.7 asks, and that
+/// each lies whole within guest RAM.
+#[derive(Debug)]
+pub struct Ring {
+    /// Index of the queue in the device.
+    pub index: u16,
+    /// Number of descriptors, a power of two.
+    pub size: u16,
+    /// Descriptor area.
+    pub desc: GuestAddress,
+    /// Driver area (available ring).
+    pub avail: GuestAddress,
+    /// Device area (used ring).
+    pub used: GuestAddress,
+    /// Where to start.
+    pub start: RingPosition,
+    /// Signalled by the driver's notification.
+    pub kick: EventFd,
+    /// To be signalled to interrupt the driver. Without a vector it leads
+    /// nowhere, and signalling it does no harm.
+    pub call: EventFd,
+}
+
+/// Tells the driver that the device's configuration changed.
+pub trait ConfigChange: Send + Sync + fmt::Debug {
+    /// Raises the configuration interrupt.
+    fn notify(&self);
+}
+
+/// Everything a device gets when the driver sets DRIVER_OK.
+#[derive(Debug)]
+pub struct Activation {
+    /// The guest's RAM.
+    pub memory: Arc<GuestRam>,
+    /// The features that both sides agreed on.
+    pub features: u64,
+    /// The rings that the driver enabled, ordered by index.
+    pub rings: Vec<Ring>,
+    /// How to announce a change of the configuration space.
+    pub config_change: Arc<dyn ConfigChange>,
+}
+
+/// The device could not start on what the driver set up.
+#[derive(Debug, thiserror::Error)]
+#[error("Could not activate device {device}: {attempt}")]
+pub struct ActivateError {
+    /// The device's id in the machine's config.
+    pub device: String,
+    /// What was attempted.
+    pub attempt: String,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The device could not be stopped cleanly.
+#[derive(Debug, thiserror::Error)]
+#[error("Could not stop device {device}: {attempt}")]
+pub struct StopError {
+    /// The device's id in the machine's config.
+    pub device: String,
+    /// What was attempted.
+    pub attempt: String,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A virtio device without its transport.
+pub trait VirtioDevice: Send + fmt::Debug {
+    /// The device's id in the machine's config, such as `_net0`.
+    fn id(&self) -> &str;
+
+    /// What kind of device it is.
+    fn kind(&self) -> Kind;
+
+    /// The largest size of each queue, each a power of two up to 32768.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// The features it offers. The transport adds its own (VERSION_1).
+    fn features(&self) -> u64;
+
+    /// Fills `data` from the device configuration space at `offset`; beyond its
+    /// end, zeros.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Takes a write to the device configuration space. Most devices have
+    /// nothing writable there.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// Starts to serve the rings.
+    ///
+    /// # Errors
+    /// What stood in the way; the device is as stopped as before.
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// Stops to serve the rings and tells where each stands, in the order in
+    /// which `activate` got them. Requests taken from a ring are finished
+    /// first. Stopping a device that is not active answers an empty list.
+    ///
+    /// # Errors
+    /// A ring's position could not be learnt; the device serves nothing all
+    /// the same.
+    fn stop(&mut self) -> Result<Vec<RingPosition>, StopError>;
+}

@@ -1,0 +1,1 @@
+//! Network device (virtio 1.2, 5.1).

@@ -1,0 +1,1 @@
+//! virtio over PCI (virtio 1.2, 4.1).

@@ -1,0 +1,1 @@
+//! Entropy device (virtio 1.2, 5.4).

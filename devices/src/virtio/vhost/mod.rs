@@ -1,0 +1,1 @@
+//! Rings served outside of this process, by the kernel.
