@@ -1,0 +1,3 @@
+//! What `cargo lab` is made of; integration tests use its parts.
+
+pub mod payload;
