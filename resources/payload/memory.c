@@ -131,6 +131,10 @@ static bool lay_out(uint64_t from, uint64_t size)
     for (unsigned i = 0; i < extent_count; i++) {
         uint64_t left = size / PAGE - area_pages, base = extents[i].base;
 
+        if (left == 0) {
+            extent_count = i;           /* the rest is not needed */
+            break;
+        }
         if (extents[i].pages > left)
             extents[i].pages = left;
         area_pages += extents[i].pages;

@@ -1,3 +1,4 @@
 //! What `cargo lab` is made of; integration tests use its parts.
 
+pub mod bench;
 pub mod payload;

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use godwit_lab::bench::{self, Bench};
 use godwit_lab::payload;
 
 #[derive(Debug, Parser)]
@@ -20,6 +21,9 @@ struct Arguments {
 enum Verb {
     /// Build the payload guest of resources/payload
     Payload,
+    /// Measure godwit beside other VMMs
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 fn main() -> ExitCode {
@@ -27,6 +31,7 @@ fn main() -> ExitCode {
         Verb::Payload => payload::build()
             .map(|images| images.print())
             .map_err(Into::into),
+        Verb::Bench(what) => bench::run(&what).map_err(Into::into),
     };
     let Err(error) = result else {
         return ExitCode::SUCCESS;
