@@ -1,8 +1,36 @@
 //! Loading a kernel into guest memory.
+//!
+//! A kernel file comes from outside and is not trusted: everything that its headers
+//! claim is checked against the file and against guest memory ([`elf`], [`bzimage`]),
+//! and only then `linux_loader` moves the bytes, from the file straight into guest
+//! memory. Nothing is buffered on the way but the headers.
+//!
+//! ```text
+//! kernel file -> Kernel { entry, end, limits } -> initramfs behind it -> boot_params
+//!                                              -> command line           or hvm_start_info
+//! ```
 
 use std::path::PathBuf;
 
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::arch::layout;
+
+mod bzimage;
+mod elf;
+mod error;
+mod file;
+mod initramfs;
+mod params;
+mod ram;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{BootError, KernelDefect, Role};
+
+use file::{Format, ImageFile};
+use ram::Ram;
 
 /// What to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,4 +72,75 @@ pub enum Entry {
         /// Address of `hvm_start_info`.
         start_info: GuestAddress,
     },
+}
+
+/// Loads `payload` into `memory`: kernel, initramfs, command line and boot parameters.
+///
+/// Guest memory is expected to be laid out by [`layout::place_zones`]. The ACPI tables
+/// are not written here; the boot parameters say that they start at [`layout::RSDP`].
+///
+/// # Errors
+///
+/// A [`BootError`] that names the file, what is wrong with it, and what is accepted.
+pub fn load(memory: &GuestMemoryMmap<()>, payload: &Payload) -> Result<Entry, BootError> {
+    let ram = Ram::new(memory);
+    let mut file = ImageFile::open(Role::Kernel, &payload.kernel)?;
+    let kernel = match file.format()? {
+        Format::BzImage => bzimage::load(&ram, &mut file),
+        Format::Elf => elf::load(&ram, &mut file, payload.protocol),
+    }
+    .map_err(|defect| BootError::Kernel {
+        path: payload.kernel.clone(),
+        defect,
+    })?;
+    params::write_command_line(memory, &payload.cmdline, kernel.cmdline_max)?;
+    let initramfs = payload
+        .initramfs
+        .as_deref()
+        .map(|path| initramfs::load(&ram, &kernel, path))
+        .transpose()?;
+    match kernel.start {
+        Start::Linux64(rip) => {
+            params::write_zero_page(&ram, &kernel, initramfs.as_ref())?;
+            Ok(Entry::Linux64 {
+                rip,
+                zero_page: layout::ZERO_PAGE,
+            })
+        }
+        Start::Pvh(rip) => {
+            params::write_start_info(&ram, initramfs.as_ref())?;
+            Ok(Entry::Pvh {
+                rip,
+                start_info: layout::PVH_START_INFO,
+            })
+        }
+    }
+}
+
+/// First instruction of a kernel, by protocol.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Linux64(GuestAddress),
+    Pvh(GuestAddress),
+}
+
+/// A kernel in guest memory.
+#[derive(Debug)]
+struct Kernel {
+    start: Start,
+    /// First address behind everything that the kernel uses before it reads its memory map.
+    end: u64,
+    /// The longest command line it takes, without the NUL.
+    cmdline_max: usize,
+    /// The last address that its initramfs may take.
+    initramfs_last: u64,
+    /// What the zero page starts from.
+    header: linux_loader::bootparam::setup_header,
+}
+
+/// A file placed in guest memory.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    start: GuestAddress,
+    size: u64,
 }

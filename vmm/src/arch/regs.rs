@@ -184,7 +184,8 @@ fn write_page_tables<M: GuestMemoryBackend>(memory: &M) -> Result<(), BootTables
 
     for index in 0..DIRECTORIES {
         for (slot, page) in table.iter_mut().zip(0_u64..) {
-            *slot = index * layout::GIB + page * 2 * layout::MIB | PDE_LARGE | PTE_PRESENT_WRITABLE;
+            let address = index * layout::GIB + page * 2 * layout::MIB;
+            *slot = address | PDE_LARGE | PTE_PRESENT_WRITABLE;
         }
         write_words(
             memory,

@@ -92,7 +92,7 @@ fn page_tables_map_the_first_four_gib_onto_themselves() {
 
 #[test]
 fn tables_end_before_the_command_line() {
-    assert!(layout::PAGE_TABLES.0 + 6 * TABLE_SIZE <= layout::COMMAND_LINE.0);
+    const { assert!(layout::PAGE_TABLES.0 + 6 * TABLE_SIZE <= layout::COMMAND_LINE.0) };
     let tiny = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x8000)])
         .expect("memory can be mapped");
     let error = write_tables(&tiny, &LINUX).expect_err("memory is too small");
