@@ -3,7 +3,10 @@
 #include "layout.h"
 #include "uart.h"
 
+#define MIB             (1ull << 20)
 #define GIB             (1ull << 30)
+#define PRESENT_WRITABLE 0x003
+#define LARGE            0x080
 #define PVH_MAGIC       0x336ec578      /* "xEn3" with bit 7 of the E set */
 #define HEADER_MAGIC    0x53726448      /* "HdrS" */
 
@@ -46,15 +49,29 @@ struct boot boot;
 
 extern uint64_t page_directory_pointers[512];
 
+/* Page directories for CPUs without pages of 1 GiB: each entry is written before it is used. */
+#define DIRECTORIES     64
+static uint64_t directories[DIRECTORIES][512] __attribute__((aligned(4096), section(".noinit,\"aw\",@nobits#")));
+static unsigned directories_used;
+
 bool map_address(uint64_t address)
 {
-    uint64_t index = address / GIB;
+    uint64_t index = address / GIB, *directory;
 
-    if (index < 4)
-        return true;
-    if (index >= 512 || !(cpuid(0x80000001, 0).edx & 1 << 26))
+    if (index >= 512)
         return false;
-    page_directory_pointers[index] = index * GIB | 0x83;        /* present, writable, large */
+    if (page_directory_pointers[index] != 0)
+        return true;
+    if (cpuid(0x80000001, 0).edx & 1 << 26) {
+        page_directory_pointers[index] = index * GIB | PRESENT_WRITABLE | LARGE;
+        return true;
+    }
+    if (directories_used == DIRECTORIES)
+        return false;
+    directory = directories[directories_used++];
+    for (uint64_t i = 0; i < 512; i++)
+        directory[i] = (index * GIB + i * 2 * MIB) | PRESENT_WRITABLE | LARGE;
+    page_directory_pointers[index] = (uint64_t)directory | PRESENT_WRITABLE;
     return true;
 }
 

@@ -35,7 +35,7 @@ const char *boot_protocol(void);
 void boot_print(void);
 void boot_print_ranges(void);
 
-/* Maps the 1 GiB around an address above 4 GiB. False where the CPU has no such pages. */
+/* Maps the 1 GiB around an address. False from 512 GiB on, or from the 64th without 1 GiB pages. */
 bool map_address(uint64_t address);
 
 #endif

@@ -140,7 +140,7 @@ static bool lay_out(uint64_t from, uint64_t size)
         area_pages += extents[i].pages;
         for (uint64_t a = base & -GIB; a < base + extents[i].pages * PAGE; a += GIB)
             if (!map_address(a))
-                return refuse("no-1GiB-pages-for", a);
+                return refuse("cannot-map", a);
     }
     if (area_pages != size / PAGE)
         return refuse("only-this-much-memory", area_pages * PAGE);
