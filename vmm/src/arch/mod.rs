@@ -1,7 +1,9 @@
 //! x86-64 as plain functions and tables: address layout, CPUID, MSRs, boot
 //! registers, ACPI.
 
+pub mod cpuid;
 pub mod layout;
+pub mod msr;
 pub mod regs;
 mod topology;
 
