@@ -201,10 +201,15 @@ impl Tap {
         &self.name
     }
 
-    /// The descriptor of queue `index`, to be handed to vhost.
-    #[must_use]
-    pub fn queue(&self, index: usize) -> Option<&File> {
-        self.queues.get(index).map(|q| &q.file)
+    /// A second descriptor of queue `index`, for a back end to keep.
+    ///
+    /// # Errors
+    /// There is no such queue, or no descriptor left.
+    pub fn clone_queue(&self, index: usize) -> Result<File, TapError> {
+        let queue = self.queues.get(index).ok_or(io::ErrorKind::NotFound.into());
+        queue
+            .and_then(|q| q.file.try_clone())
+            .map_err(|source| self.failed("duplicate a queue", source))
     }
 
     /// How many queues are open.

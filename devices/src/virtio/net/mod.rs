@@ -1,1 +1,490 @@
-//! Network device (virtio 1.2, 5.1).
+//! Network device (virtio 1.2, 5.1), served by the kernel's vhost-net.
+//!
+//! ```text
+//!  queues:   rx0 tx0   rx1 tx1   …   control
+//!              |         |              |
+//!          vhost-net  vhost-net     device loop          (who serves them)
+//!              |         |              |
+//!          tap queue  tap queue      Control             (what they change)
+//! ```
+//!
+//! Packets never pass through this process. The control queue does: it
+//! switches queue pairs, offloads and the MAC address, which [`control`] keeps
+//! and applies to the tap.
+//!
+//! Everything that can fail for reasons of the host (tap, vhost-net, worker
+//! CPUs) is done in [`Net::new`], before the guest starts.
+
+mod config;
+pub mod control;
+mod features;
+mod serve;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use event_manager::SubscriberId;
+use nix::sched::CpuSet;
+use nix::unistd::Pid;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ,
+};
+
+use crate::GuestRam;
+use crate::device_loop::{LoopError, LoopHandle};
+use crate::tap::{Tap, TapError, TapSource};
+use crate::virtio::vhost::workers::{self, Search, WorkerError};
+use crate::virtio::vhost::{KernelNet, RingBackend, Rings, VhostError};
+use crate::virtio::{
+    ActivateError, Activation, ConfigChange, Kind, Ring, RingPosition, StopError, VirtioDevice,
+};
+
+use control::Control;
+pub use control::NetState;
+pub use features::Offloads;
+
+/// Size of the control queue. The driver keeps one command in flight; Linux
+/// and DPDK both take what they get.
+const CONTROL_QUEUE_SIZE: u16 = 64;
+
+/// Smallest MTU a device may have (virtio 1.2, 5.1.4.1).
+const MIN_MTU: u16 = 68;
+
+/// What a network device is made from.
+#[derive(Debug)]
+pub struct NetDeviceConfig {
+    /// The device's id, such as `_net0`.
+    pub id: String,
+    /// The guest's MAC address: unicast, not zero.
+    pub mac: [u8; 6],
+    /// Queue pairs, 1 to [`crate::tap::MAX_QUEUES`].
+    pub queue_pairs: u16,
+    /// Entries in each receive and transmit queue: a power of two, 2 to 32768.
+    pub queue_size: u16,
+    /// MTU in bytes, at least 68, which the tap is set to. `None` takes that of
+    /// the tap.
+    pub mtu: Option<u16>,
+    /// The offloads to offer.
+    pub offloads: Offloads,
+    /// The host's end.
+    pub tap: TapSource,
+    /// The CPUs for the vhost workers; `None` leaves them where this thread may
+    /// run.
+    pub worker_cpus: Option<CpuSet>,
+}
+
+/// A network device could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("Could not make the network device {id}")]
+pub struct NetError {
+    /// The device's id in the machine's config.
+    pub id: String,
+    /// Why.
+    #[source]
+    pub reason: NetErrorReason,
+}
+
+/// Why a network device could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NetErrorReason {
+    /// A multicast MAC address, or none.
+    #[error("The MAC address {} is {}: a device has a unicast address, such as 52:54:00:12:34:56",
+        config::show_mac(*mac), if mac[0] & 1 == 1 { "a multicast address" } else { "all zeros" })]
+    Mac {
+        /// The address.
+        mac: [u8; 6],
+    },
+    /// A queue size that no split ring has.
+    #[error("The queue size {size} is not a power of two from 2 to 32768")]
+    QueueSize {
+        /// The size.
+        size: u16,
+    },
+    /// An MTU below what IPv4 needs.
+    #[error("The MTU {mtu} is below {MIN_MTU} bytes, the least a device may have")]
+    Mtu {
+        /// The MTU in bytes.
+        mtu: u16,
+    },
+    /// The tap.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The kernel's vhost-net.
+    #[error(transparent)]
+    Vhost(#[from] VhostError),
+    /// Its worker threads.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+/// The network device.
+#[derive(Debug)]
+pub struct Net<B: RingBackend = KernelNet> {
+    id: String,
+    queue_sizes: Vec<u16>,
+    features: u64,
+    pairs: Vec<Rings<B>>,
+    control: Arc<Mutex<Control>>,
+    device_loop: LoopHandle,
+    workers: Vec<Pid>,
+    active: Option<Active>,
+}
+
+/// What is there between `activate` and `stop`.
+#[derive(Debug)]
+struct Active {
+    subscriber: SubscriberId,
+    features: u64,
+    config_change: Arc<dyn ConfigChange>,
+    /// Of each ring of the activation: who serves it.
+    places: Vec<(Place, RingPosition)>,
+}
+
+/// Who serves a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The back end of a queue pair.
+    Pair(usize),
+    /// The device loop.
+    Control,
+    /// Nobody: the ring has no meaning with the negotiated features.
+    Nowhere,
+}
+
+impl Net {
+    /// Opens tap and vhost-net, places the workers, and so makes the device.
+    ///
+    /// Call it on the thread and with the CPU affinity that vhost workers may
+    /// inherit.
+    ///
+    /// # Errors
+    /// See [`NetErrorReason`].
+    pub fn new(
+        config: NetDeviceConfig,
+        memory: Arc<GuestRam>,
+        device_loop: LoopHandle,
+    ) -> Result<Self, NetError> {
+        let id = config.id.clone();
+        Self::open(config, &memory, device_loop).map_err(|reason| NetError { id, reason })
+    }
+
+    fn open(
+        mut config: NetDeviceConfig,
+        memory: &Arc<GuestRam>,
+        device_loop: LoopHandle,
+    ) -> Result<Self, NetErrorReason> {
+        check(&config)?;
+        let tap = Tap::open(
+            std::mem::replace(&mut config.tap, TapSource::Fds(Vec::new())),
+            config.queue_pairs,
+        )?;
+        let search = match config.worker_cpus {
+            Some(_) => Search::Everywhere,
+            None => Search::OwnThreads,
+        };
+        let (pairs, workers) = workers::made_by(search, || open_pairs(&tap, memory));
+        let pairs = pairs?;
+        if let Some(cpus) = &config.worker_cpus {
+            workers::pin(&workers, cpus)?;
+        }
+        Self::assemble(&config, tap, pairs, workers, device_loop)
+    }
+}
+
+impl<B: RingBackend> Net<B> {
+    /// Puts a device together from its open parts: one back end for each queue
+    /// of the tap.
+    fn assemble(
+        config: &NetDeviceConfig,
+        mut tap: Tap,
+        pairs: Vec<Rings<B>>,
+        workers: Vec<Pid>,
+        device_loop: LoopHandle,
+    ) -> Result<Self, NetErrorReason> {
+        let mtu = match config.mtu {
+            Some(mtu) => {
+                tap.set_mtu(mtu)?;
+                mtu
+            }
+            // Descriptors may be of an interface in another network namespace.
+            None => tap.mtu().unwrap_or(1500),
+        };
+        if let Err(error) = tap.set_up() {
+            tracing::warn!(
+                "{}: {error}; until someone does it, no packet passes",
+                config.id
+            );
+        }
+        tap.set_active_queues(1)?;
+        let backend = pairs.iter().fold(u64::MAX, |all, p| all & p.features());
+        let features = features::offered(config, backend, |offloads| tap.knows_offloads(offloads));
+        let mut queue_sizes = vec![config.queue_size; 2 * usize::from(config.queue_pairs)];
+        queue_sizes.push(CONTROL_QUEUE_SIZE);
+        Ok(Self {
+            id: config.id.clone(),
+            queue_sizes,
+            features,
+            pairs,
+            control: Arc::new(Mutex::new(Control::new(
+                tap,
+                config.mac,
+                config.queue_pairs,
+                mtu,
+            ))),
+            device_loop,
+            workers,
+            active: None,
+        })
+    }
+
+    /// The kernel threads that move this device's packets, as far as they could
+    /// be found.
+    #[must_use]
+    pub fn worker_threads(&self) -> &[Pid] {
+        &self.workers
+    }
+
+    /// Name of the tap.
+    #[must_use]
+    pub fn tap_name(&self) -> String {
+        self.control().tap().name().to_owned()
+    }
+
+    /// What the driver set through the control queue.
+    #[must_use]
+    pub fn save(&self) -> NetState {
+        self.control().state()
+    }
+
+    /// Takes over what a driver set through the control queue of another
+    /// instance of this device. It counts for the next `activate`, which must
+    /// continue that instance's rings.
+    ///
+    /// # Errors
+    /// The state does not fit this device.
+    pub fn restore(&mut self, state: NetState) -> Result<(), control::StateError> {
+        self.control().restore(state)
+    }
+
+    /// Asks the driver to announce itself to the network (virtio 1.2,
+    /// 5.1.6.5.4), as is due when the guest has moved. Answers whether the
+    /// driver negotiated that; else somebody has to announce it from outside.
+    pub fn announce(&mut self) -> bool {
+        let Some(active) = &self.active else {
+            return false;
+        };
+        let features = bit(VIRTIO_NET_F_GUEST_ANNOUNCE) | bit(VIRTIO_NET_F_CTRL_VQ);
+        if active.features & features != features {
+            return false;
+        }
+        self.control().set_announce();
+        active.config_change.notify();
+        true
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        lock(&self.control)
+    }
+
+    fn place(&self, index: u16, features: u64) -> Place {
+        let multi_queue = features & bit(VIRTIO_NET_F_MQ) != 0;
+        // Without MQ the control queue is queue 2, however many pairs there
+        // could be (virtio 1.2, 5.1.2).
+        let pairs = if multi_queue { self.pairs.len() } else { 1 };
+        let index = usize::from(index);
+        if index < 2 * pairs {
+            Place::Pair(index / 2)
+        } else if index == 2 * pairs && features & bit(VIRTIO_NET_F_CTRL_VQ) != 0 {
+            Place::Control
+        } else {
+            Place::Nowhere
+        }
+    }
+
+    fn start(&mut self, activation: Activation) -> Result<(), StartError> {
+        let features = activation.features;
+        if features & bit(VIRTIO_F_VERSION_1) == 0 {
+            return Err(StartError::Legacy);
+        }
+        if self.active.is_some() {
+            return Err(StartError::Active);
+        }
+        // A driver's first start is from zero. What a driver set before must be
+        // gone then, and still be there when a paused guest goes on.
+        let fresh = activation
+            .rings
+            .iter()
+            .all(|ring| ring.start == RingPosition::default());
+        self.control().start(features, fresh)?;
+
+        let places: Vec<_> = activation
+            .rings
+            .iter()
+            .map(|ring| (self.place(ring.index, features), ring.start))
+            .collect();
+        let of_place = |wanted: Place| {
+            let both = activation.rings.iter().zip(&places);
+            both.filter(move |(_, (place, _))| *place == wanted)
+                .map(|(ring, _)| ring)
+        };
+        for (index, pair) in self.pairs.iter_mut().enumerate() {
+            let rings: Vec<(usize, &Ring)> = of_place(Place::Pair(index))
+                .map(|ring| (usize::from(ring.index % 2), ring))
+                .collect();
+            if !rings.is_empty() {
+                pair.start(features & features::of_vhost(), &rings)?;
+            }
+        }
+        let control_ring = of_place(Place::Control).next();
+        let served = serve::Served::new(
+            &self.id,
+            activation.memory.clone(),
+            features,
+            control_ring,
+            &self.control,
+            self.pairs.iter().map(Rings::error_fds),
+        )?;
+        let subscriber = self.device_loop.add(Box::new(served))?;
+        self.active = Some(Active {
+            subscriber,
+            features,
+            config_change: activation.config_change,
+            places,
+        });
+        Ok(())
+    }
+
+    fn stop_pairs(&mut self) -> Result<Vec<Vec<RingPosition>>, VhostError> {
+        // Each one is stopped, whatever became of the others.
+        let all: Vec<_> = self.pairs.iter_mut().map(Rings::stop).collect();
+        all.into_iter().collect()
+    }
+}
+
+/// A start that failed.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("The driver did not accept VIRTIO_F_VERSION_1: only modern drivers are served")]
+    Legacy,
+    #[error("It is active already")]
+    Active,
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    #[error(transparent)]
+    Vhost(#[from] VhostError),
+    #[error(transparent)]
+    Control(#[from] serve::ServeError),
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+}
+
+impl<B: RingBackend + Send> VirtioDevice for Net<B> {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Net
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        config::read(&self.control().config_space(), offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.start(activation).map_err(|error| {
+            if !matches!(error, StartError::Active) {
+                // The pairs that had started; their positions are of no use.
+                let _ = self.stop_pairs();
+            }
+            ActivateError {
+                device: self.id.clone(),
+                attempt: "starting its rings".to_owned(),
+                source: Box::new(error),
+            }
+        })
+    }
+
+    fn stop(&mut self) -> Result<Vec<RingPosition>, StopError> {
+        let Some(active) = self.active.take() else {
+            return Ok(Vec::new());
+        };
+        let removed = self.device_loop.remove(active.subscriber);
+        let pairs = self.stop_pairs();
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StopError {
+            device: self.id.clone(),
+            attempt: "learning where its rings stand".to_owned(),
+            source,
+        };
+        removed.map_err(|error| failed(error.into()))?;
+        let mut pairs: Vec<_> = pairs
+            .map_err(|error| failed(error.into()))?
+            .into_iter()
+            .map(Vec::into_iter)
+            .collect();
+        let control = self.control().ring_position();
+        let positions = active.places.iter().map(|(place, start)| match place {
+            // A pair answers in the order in which it got its rings, which is
+            // that of the activation.
+            Place::Pair(pair) => pairs.get_mut(*pair).and_then(Iterator::next).unwrap_or(*start),
+            Place::Control => control,
+            Place::Nowhere => *start,
+        });
+        Ok(positions.collect())
+    }
+}
+
+impl<B: RingBackend> Drop for Net<B> {
+    fn drop(&mut self) {
+        if let Some(active) = self.active.take() {
+            // Back ends and tap close themselves; the loop has to be told.
+            let _ = self.device_loop.remove(active.subscriber);
+        }
+    }
+}
+
+fn open_pairs(tap: &Tap, memory: &Arc<GuestRam>) -> Result<Vec<Rings<KernelNet>>, NetErrorReason> {
+    (0..tap.queue_count())
+        .map(|index| {
+            let backend = KernelNet::open(Arc::clone(memory), tap.clone_queue(index)?)?;
+            Ok(Rings::open(backend, Arc::clone(memory))?)
+        })
+        .collect()
+}
+
+fn check(config: &NetDeviceConfig) -> Result<(), NetErrorReason> {
+    let mac = config.mac;
+    if mac[0] & 1 == 1 || mac == [0; 6] {
+        return Err(NetErrorReason::Mac { mac });
+    }
+    let size = config.queue_size;
+    if !size.is_power_of_two() || size < 2 {
+        return Err(NetErrorReason::QueueSize { size });
+    }
+    match config.mtu {
+        Some(mtu) if mtu < MIN_MTU => Err(NetErrorReason::Mtu { mtu }),
+        _ => Ok(()),
+    }
+}
+
+fn lock(control: &Mutex<Control>) -> MutexGuard<'_, Control> {
+    // Nothing panics while it holds the lock; if it did, each field would still
+    // be a valid one.
+    control.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The bit of a feature.
+const fn bit(feature: u32) -> u64 {
+    1 << feature
+}
+
+#[cfg(test)]
+mod tests;
