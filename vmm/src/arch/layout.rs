@@ -15,7 +15,7 @@
 //!
 //! All of it is arithmetic on values: nothing here touches memory or KVM.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use vm_memory::GuestAddress;
 
@@ -125,7 +125,7 @@ pub const S5_SLEEP_TYPE: u8 = 5;
 /// Ports kept for the platform: sleep, reset, and room for more.
 pub const PLATFORM_PORTS: Range<u16> = 0x600..0x640;
 /// The PCI I/O window.
-pub const PCI_IO_WINDOW: Range<u16> = 0x1000..0xffff;
+pub const PCI_IO_WINDOW: RangeInclusive<u16> = 0x1000..=0xffff;
 
 /// The type of a range in the memory map, with the numbers of e820
 /// (ACPI 6.5, table 15.2), which PVH shares.
