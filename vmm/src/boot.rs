@@ -1,7 +1,7 @@
 //! Loading a kernel into guest memory.
 //!
 //! A kernel file comes from outside and is not trusted: everything that its headers
-//! claim is checked against the file and against guest memory ([`elf`], [`bzimage`]),
+//! claim is checked against the file and against guest memory (modules `elf` and `bzimage`),
 //! and only then `linux_loader` moves the bytes, from the file straight into guest
 //! memory. Nothing is buffered on the way but the headers.
 //!
