@@ -1,0 +1,2 @@
+//! Whole configs: what is accepted, and what is said about the rest.
+
