@@ -11,6 +11,15 @@
 //!
 //! What comes back up are values; nothing below holds a pointer upward.
 
+pub mod affinity;
 pub mod arch;
 pub mod boot;
+pub mod builder;
+pub mod control;
+pub mod host;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod signals;
 pub mod spec;
+pub mod vcpu;

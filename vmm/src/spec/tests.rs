@@ -1,2 +1,1 @@
 //! Whole configs: what is accepted, and what is said about the rest.
-

@@ -16,6 +16,7 @@
 //! There is no INTx: the interrupt pin reads 0, and a driver without MSI-X
 //! polls, as DPDK's does.
 
+mod absent;
 mod bells;
 mod common;
 mod layout;
@@ -224,6 +225,19 @@ impl VirtioPci {
     /// driver sees DEVICE_NEEDS_RESET, and the reason is logged.
     pub fn resume(&self) {
         self.lock().transport.resume();
+    }
+
+    /// Stops the device and takes it out, to be put behind a new function: the
+    /// guest is reset, and the device's back end stays open.
+    #[must_use]
+    pub fn into_device(self) -> Box<dyn VirtioDevice> {
+        let function = self.function.into_inner();
+        let mut function = function.unwrap_or_else(PoisonError::into_inner);
+        let transport = &mut function.transport;
+        if let Err(error) = transport.halt() {
+            tracing::warn!("{error}");
+        }
+        std::mem::replace(&mut transport.device, Box::new(absent::Absent))
     }
 
     /// Whether the device is serving its rings now.

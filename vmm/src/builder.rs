@@ -1,0 +1,327 @@
+//! From a spec to a machine, in numbered steps. Each step is short, needs what
+//! the ones before it made, and names what failed.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use godwit_devices::bus::{Bus, OverlapError};
+use godwit_devices::pci::{AttachError, PciRoot, Windows};
+use godwit_devices::reset::{KeyboardReset, ResetRegister, SleepRegisters};
+use godwit_devices::virtio::pci::{CreateError, VirtioPci};
+use kvm_bindings::{CpuId, Msrs};
+use kvm_ioctls::VcpuFd;
+
+use crate::arch::{acpi, cpuid, layout, msr, regs};
+use crate::boot::{self, BootError, Entry, Payload, Protocol};
+use crate::control::Event;
+use crate::host::{HostError, HostResources};
+use crate::kvm::{Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
+use crate::machine::Machine;
+use crate::spec::{MachineSpec, VcpuId};
+use crate::vcpu::{Buses, Placement, SpawnError, VcpuEvent, VcpuHandle};
+
+/// The machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A resource of the host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The kernel, the initramfs or the command line.
+    #[error("Could not load the guest's kernel")]
+    Boot(#[from] BootError),
+    /// The ACPI tables.
+    #[error("Could not write the ACPI tables")]
+    Acpi(#[from] acpi::AcpiError),
+    /// The boot processor's tables.
+    #[error("Could not write the boot processor's tables")]
+    Tables(#[from] regs::BootTablesError),
+    /// A virtio device's transport.
+    #[error("Could not build the PCI function of device {id}")]
+    Function {
+        /// The device's id.
+        id: String,
+        /// Why.
+        #[source]
+        source: CreateError,
+    },
+    /// A PCI function found no place.
+    #[error("Could not attach device {id}")]
+    Attach {
+        /// The device's id.
+        id: String,
+        /// Why.
+        #[source]
+        source: AttachError,
+    },
+    /// Two devices claim the same addresses: a defect of the layout.
+    #[error("Could not arrange the devices")]
+    Overlap(#[from] OverlapError),
+    /// A vCPU thread.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The guest has more memory than its processor can address.
+    #[error(
+        "The guest's memory ends at {ram_end:#x}, and its processor addresses only {phys_bits} bits: \
+         no room is left for PCI; give it less memory"
+    )]
+    AddressSpace {
+        /// First address behind RAM.
+        ram_end: u64,
+        /// Physical address bits of the guest's processor.
+        phys_bits: u8,
+    },
+}
+
+/// Builds the machine of `spec` on `host`; its vCPUs are ready, and paused.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn build(
+    spec: &MachineSpec,
+    mut host: HostResources,
+    events: &Sender<Event>,
+) -> Result<Machine, BuildError> {
+    // 1. The virtual machine, with interrupt controllers and the guest's RAM.
+    let hypervisor = Hypervisor::open()?;
+    let vm = create_vm(&hypervisor, spec, &host)?;
+    // 2. What the guest's processors look like, and so where PCI fits.
+    let processors = Processors::describe(&hypervisor, &vm, spec)?;
+    let root = PciRoot::new(windows(&host, processors.phys_bits())?);
+    // 3. The devices behind their addresses.
+    let interrupts = Interrupts::new(Arc::clone(vm.fd()));
+    let functions = attach_functions(&vm, &interrupts, &root, &mut host)?;
+    let buses = Arc::new(connect_buses(&root, &interrupts, &host)?);
+    // 4. The kernel and what it is told about the machine.
+    let entry = load(spec, &host, &root)?;
+    // 5. The processors, each on its thread.
+    let vcpus = start_vcpus(spec, &vm, &processors, entry, &buses, events)?;
+    Ok(Machine {
+        vcpus,
+        functions,
+        vm,
+        host,
+    })
+}
+
+fn create_vm(
+    hypervisor: &Hypervisor,
+    spec: &MachineSpec,
+    host: &HostResources,
+) -> Result<Vm, BuildError> {
+    let vm = hypervisor.create_vm(spec.cpus.topology.vcpus())?;
+    vm.set_memory(host.memory.ram())?;
+    if !spec.cpus.disable_exits.is_empty() {
+        let kept = vm.disable_exits(spec.cpus.disable_exits)?;
+        if !kept.is_empty() {
+            tracing::warn!("This host's KVM cannot disable these exits: {kept:?}");
+        }
+    }
+    if let Some(nanoseconds) = spec.cpus.halt_poll_ns
+        && let Err(error) = vm.set_halt_poll(nanoseconds)
+    {
+        tracing::warn!("{error}; the module's halt_poll_ns holds");
+    }
+    Ok(vm)
+}
+
+/// What is the same for all vCPUs, and what CPUID each gets.
+struct Processors {
+    supported: CpuId,
+    cpuid: cpuid::CpuidSpec,
+    msrs: Vec<u32>,
+}
+
+impl Processors {
+    fn describe(hypervisor: &Hypervisor, vm: &Vm, spec: &MachineSpec) -> Result<Self, KvmError> {
+        let mwait = spec.cpus.disable_exits.mwait;
+        Ok(Self {
+            supported: hypervisor.supported_cpuid()?,
+            cpuid: cpuid::CpuidSpec {
+                topology: spec.cpus.topology,
+                nested: spec.cpus.nested,
+                realtime_hint: spec.cpus.realtime_hint,
+                max_phys_bits: spec.cpus.max_phys_bits,
+                tsc_deadline: vm.has_tsc_deadline(),
+                mwait: mwait.then(cpuid::host_mwait).flatten(),
+            },
+            msrs: hypervisor.msr_indices()?,
+        })
+    }
+
+    fn of(&self, vcpu: VcpuId) -> Vec<kvm_bindings::kvm_cpuid_entry2> {
+        cpuid::for_vcpu(self.supported.as_slice(), &self.cpuid, vcpu.0.into())
+    }
+
+    fn phys_bits(&self) -> u8 {
+        cpuid::phys_bits(&self.of(VcpuId(0)))
+    }
+}
+
+fn windows(host: &HostResources, phys_bits: u8) -> Result<Windows, BuildError> {
+    let ram_end = layout::ram_end(host.memory.regions());
+    let high = layout::pci_window_64(ram_end, phys_bits)
+        .ok_or(BuildError::AddressSpace { ram_end, phys_bits })?;
+    Ok(Windows {
+        ecam: layout::ECAM_START,
+        low: layout::PCI_WINDOW_32,
+        high,
+    })
+}
+
+fn attach_functions(
+    vm: &Vm,
+    interrupts: &Interrupts,
+    root: &PciRoot,
+    host: &mut HostResources,
+) -> Result<Vec<Arc<VirtioPci>>, BuildError> {
+    let mut functions = Vec::new();
+    for device in std::mem::take(&mut host.devices) {
+        let id = device.id().to_owned();
+        let doorbells = Arc::new(KvmDoorbells(Arc::clone(vm.fd())));
+        let memory = Arc::clone(host.memory.ram());
+        let function = VirtioPci::new(device, memory, interrupts, doorbells)
+            .map(Arc::new)
+            .map_err(|source| BuildError::Function {
+                id: id.clone(),
+                source,
+            })?;
+        let bdf = root
+            .attach(None, Arc::clone(&function) as _)
+            .map_err(|source| BuildError::Attach { id, source })?;
+        function.with_device(|device| tracing::info!("Device {} is at {bdf}", device.id()));
+        functions.push(function);
+    }
+    Ok(functions)
+}
+
+fn connect_buses(
+    root: &Arc<PciRoot>,
+    interrupts: &Interrupts,
+    host: &HostResources,
+) -> Result<Buses, BuildError> {
+    let (mut ports, mut memory) = (Bus::new(), Bus::new());
+    let at = |port: u16, count: u64| u64::from(port)..u64::from(port) + count;
+    ports.add(
+        at(layout::SLEEP_CONTROL_PORT, SleepRegisters::PORTS),
+        Arc::new(SleepRegisters),
+    )?;
+    ports.add(at(layout::RESET_PORT, 1), Arc::new(ResetRegister))?;
+    ports.add(
+        at(layout::I8042_COMMAND_PORT, KeyboardReset::PORTS),
+        Arc::new(KeyboardReset),
+    )?;
+    if let Some(serial) = &host.serial {
+        interrupts.connect(&serial.line, layout::COM1_IRQ)?;
+        let range = at(layout::COM1_PORT, layout::COM1_PORT_COUNT.into());
+        ports.add(range, Arc::clone(&serial.device) as _)?;
+    }
+    root.connect(&mut ports, &mut memory)?;
+    Ok(Buses { ports, memory })
+}
+
+fn load(spec: &MachineSpec, host: &HostResources, root: &PciRoot) -> Result<Entry, BuildError> {
+    let ram = host.memory.ram();
+    let payload = Payload {
+        kernel: spec.payload.kernel.clone(),
+        initramfs: spec.payload.initramfs.clone(),
+        cmdline: spec.payload.cmdline.clone(),
+        protocol: Protocol::Auto,
+    };
+    let entry = boot::load(ram, &payload)?;
+    let tables = acpi::AcpiSpec {
+        topology: spec.cpus.topology,
+        regions: host.memory.regions(),
+        numa: &spec.numa,
+        pci_window_64: Some(root.windows().high.clone()),
+        devices: &[],
+    };
+    acpi::write(ram.as_ref(), &tables)?;
+    regs::write_tables(ram.as_ref(), &entry)?;
+    Ok(entry)
+}
+
+fn start_vcpus(
+    spec: &MachineSpec,
+    vm: &Vm,
+    processors: &Processors,
+    entry: Entry,
+    buses: &Arc<Buses>,
+    events: &Sender<Event>,
+) -> Result<Vec<VcpuHandle>, BuildError> {
+    let mut handles = Vec::new();
+    for vcpu in spec.cpus.vcpus() {
+        let fd = create_vcpu(vm, processors, entry, vcpu)?;
+        let placement = Placement {
+            cpus: spec.cpus.affinity.get(&vcpu).cloned().unwrap_or_default(),
+            fifo: spec.cpus.sched,
+        };
+        let events = events.clone();
+        let report = Box::new(move |event: VcpuEvent| {
+            // Without a receiver the machine is being taken apart already.
+            let _ = events.send(Event::Vcpu(event));
+        });
+        handles.push(VcpuHandle::spawn(
+            vcpu,
+            fd,
+            Arc::clone(buses),
+            placement,
+            report,
+        )?);
+    }
+    Ok(handles)
+}
+
+/// A vCPU with its CPUID, and with its registers where it is the first: the
+/// others wait for the start-up interrupt of the guest.
+fn create_vcpu(
+    vm: &Vm,
+    processors: &Processors,
+    entry: Entry,
+    vcpu: VcpuId,
+) -> Result<VcpuFd, KvmError> {
+    // KVM takes the id of a vCPU for its APIC id.
+    let apic_id = processors.cpuid.topology.apic_id(vcpu.0.into());
+    let fd = vm
+        .fd()
+        .create_vcpu(apic_id.into())
+        .map_err(attempt("create a vCPU"))?;
+    let cpuid = processors.of(vcpu);
+    let has_mtrr = cpuid::has_mtrr(&cpuid);
+    let cpuid = CpuId::from_entries(&cpuid).map_err(|_| KvmError::Ioctl {
+        attempt: "hold that many CPUID leaves",
+        source: std::io::ErrorKind::InvalidInput.into(),
+    })?;
+    fd.set_cpuid2(&cpuid)
+        .map_err(attempt("set a vCPU's CPUID"))?;
+    set_msrs(&fd, &msr::boot(&processors.msrs, has_mtrr))?;
+    if vcpu == VcpuId(0) {
+        let reset = fd.get_sregs().map_err(attempt("read a vCPU's segments"))?;
+        fd.set_sregs(&regs::special(&entry, reset))
+            .map_err(attempt("set a vCPU's segments"))?;
+        fd.set_regs(&regs::general(&entry))
+            .map_err(attempt("set a vCPU's registers"))?;
+        fd.set_fpu(&regs::floating_point())
+            .map_err(attempt("set a vCPU's floating-point state"))?;
+    }
+    Ok(fd)
+}
+
+fn set_msrs(fd: &VcpuFd, entries: &[kvm_bindings::kvm_msr_entry]) -> Result<(), KvmError> {
+    let refused = |source| KvmError::Ioctl {
+        attempt: "set a vCPU's model-specific registers",
+        source,
+    };
+    let msrs = Msrs::from_entries(entries)
+        .map_err(|_| refused(std::io::ErrorKind::InvalidInput.into()))?;
+    let set = fd.set_msrs(&msrs).map_err(|e| refused(e.into()))?;
+    match entries.get(set) {
+        None => Ok(()),
+        Some(first) => Err(refused(std::io::Error::other(format!(
+            "KVM refused MSR {:#x}",
+            first.index
+        )))),
+    }
+}

@@ -1,0 +1,209 @@
+//! What the machine holds of the host: memory, back ends of its devices, and the
+//! thread that serves them.
+//!
+//! All of it is opened before the guest's first instruction, so that a missing
+//! tap or a locked disk is an error at the start. A reset of the guest takes
+//! the machine apart and builds it again from the same resources: nothing is
+//! opened twice, and a terminal or a socket keeps its client.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use godwit_devices::device_loop::{DeviceLoop, LoopError};
+use godwit_devices::serial::{Backend, Serial, SerialError, SerialHandle, SerialSetup, SerialV1};
+use godwit_devices::tap::TapSource;
+use godwit_devices::virtio::VirtioDevice;
+use godwit_devices::virtio::net::{self, Net, NetDeviceConfig, NetError};
+
+use crate::affinity;
+use crate::control::Event;
+use crate::kvm::EventLine;
+use crate::memory::{Memory, MemoryError};
+use crate::signals::SignalRelay;
+use crate::spec::{MachineSpec, NetSpec, SerialSpec, TapSpec};
+
+/// A resource of the host could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Guest memory.
+    #[error("Could not make guest memory")]
+    Memory(#[from] MemoryError),
+    /// The thread that serves devices.
+    #[error("Could not start the device loop")]
+    Loop(#[from] LoopError),
+    /// Descriptors.
+    #[error("Could not {attempt}")]
+    System {
+        /// What was attempted.
+        attempt: &'static str,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The serial port.
+    #[error("Could not open the serial port")]
+    Serial(#[from] SerialError),
+    /// A network device.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct HostResources {
+    pub(crate) devices: Vec<Box<dyn VirtioDevice>>,
+    pub(crate) serial: Option<SerialPort>,
+    #[expect(
+        dead_code,
+        reason = "held for its thread, which ends when this is dropped"
+    )]
+    pub(crate) device_loop: DeviceLoop,
+    pub(crate) memory: Memory,
+}
+
+/// The serial port and its wire.
+#[derive(Debug)]
+pub(crate) struct SerialPort {
+    pub(crate) device: Arc<Serial>,
+    pub(crate) line: Arc<EventLine>,
+    #[expect(
+        dead_code,
+        reason = "held for its back end, which closes when this is dropped"
+    )]
+    pub(crate) handle: SerialHandle,
+}
+
+impl HostResources {
+    /// Opens everything that `spec` names.
+    ///
+    /// # Errors
+    /// The first resource that could not be had; the others are closed again.
+    pub fn open(spec: &MachineSpec, events: &Sender<Event>) -> Result<Self, HostError> {
+        let allowed = affinity::allowed().map_err(|source| HostError::System {
+            attempt: "read this process's CPU affinity",
+            source,
+        })?;
+        let emulator_cpus = spec.platform.emulator_cpus.clone();
+        let fill_cpus = emulator_cpus.as_ref().unwrap_or(&allowed);
+        let memory = Memory::create(&spec.memory, fill_cpus)?;
+        let device_loop = DeviceLoop::spawn("devices", move || {
+            if let Some(Err(error)) =
+                emulator_cpus.map(|cpus| affinity::place_current("devices", &cpus))
+            {
+                tracing::warn!("{error}");
+            }
+        })?;
+        let relay = SignalRelay::new(events.clone()).map_err(|e| HostError::System {
+            attempt: "watch signals",
+            source: e.into(),
+        })?;
+        device_loop.handle().add(Box::new(relay))?;
+        let serial = open_serial(&spec.serial, &device_loop, events)?;
+        let devices = open_devices(spec, &memory, &device_loop)?;
+        Ok(Self {
+            devices,
+            serial,
+            device_loop,
+            memory,
+        })
+    }
+}
+
+fn open_serial(
+    spec: &SerialSpec,
+    device_loop: &DeviceLoop,
+    events: &Sender<Event>,
+) -> Result<Option<SerialPort>, HostError> {
+    let backend = match spec {
+        SerialSpec::Off => return Ok(None),
+        SerialSpec::Null => Backend::Null,
+        SerialSpec::Tty => Backend::Tty,
+        SerialSpec::Pty => Backend::Pty,
+        SerialSpec::File(path) => Backend::File(path.clone()),
+        SerialSpec::Socket(path) => Backend::Socket(path.clone()),
+    };
+    let line = EventLine::new().map_err(|source| HostError::System {
+        attempt: "make an interrupt line",
+        source,
+    })?;
+    let line = Arc::new(line);
+    let events = events.clone();
+    let (device, handle) = Serial::new(SerialSetup {
+        backend: &backend,
+        irq: Arc::clone(&line) as _,
+        device_loop: &device_loop.handle(),
+        escape: Box::new(move |escape| {
+            let _ = events.send(Event::Escape(escape));
+        }),
+        state: SerialV1::default(),
+    })?;
+    if let Some(path) = handle.pty_path() {
+        tracing::warn!("The serial port is at {}", path.display());
+    }
+    Ok(Some(SerialPort {
+        device,
+        line,
+        handle,
+    }))
+}
+
+fn open_devices(
+    spec: &MachineSpec,
+    memory: &Memory,
+    device_loop: &DeviceLoop,
+) -> Result<Vec<Box<dyn VirtioDevice>>, HostError> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for net in &spec.net {
+        let config = net_config(net)?;
+        let net = Net::new(config, Arc::clone(memory.ram()), device_loop.handle())?;
+        devices.push(Box::new(net));
+    }
+    Ok(devices)
+}
+
+fn net_config(spec: &NetSpec) -> Result<NetDeviceConfig, HostError> {
+    let system = |attempt| move |source| HostError::System { attempt, source };
+    let tap = match &spec.tap {
+        TapSpec::Name(name) => TapSource::Existing(name.clone()),
+        TapSpec::Fds(fds) => TapSource::Fds(
+            fds.iter()
+                .map(|fd| duplicate(*fd))
+                .collect::<io::Result<_>>()
+                .map_err(system("duplicate the descriptors of a tap"))?,
+        ),
+    };
+    let worker_cpus = spec
+        .worker_cpus
+        .as_ref()
+        .map(affinity::kernel_set)
+        .transpose()
+        .map_err(system("make the CPU set of vhost workers"))?;
+    Ok(NetDeviceConfig {
+        id: spec.id.clone(),
+        mac: spec.mac.octets(),
+        queue_pairs: spec.queue_pairs,
+        queue_size: spec.queue_size,
+        mtu: spec.mtu,
+        offloads: net::Offloads {
+            checksum: spec.offloads.csum,
+            tcp_segmentation: spec.offloads.tso,
+            udp_fragmentation: spec.offloads.ufo,
+        },
+        tap,
+        worker_cpus,
+    })
+}
+
+/// Whoever made the config owns its descriptors: we keep a copy.
+fn duplicate(fd: std::os::fd::RawFd) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    // SAFETY: the call takes any number, and a descriptor that is not open is
+    // an error.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}

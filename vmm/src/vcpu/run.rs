@@ -1,0 +1,143 @@
+//! The thread's state machine: paused, running, finished.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use kvm_ioctls::VcpuFd;
+
+use super::exit::{self, ExitError, Outcome};
+use super::kick::RunPage;
+use super::{Buses, Command, Report, Stop, VcpuEvent};
+use crate::spec::VcpuId;
+
+enum State {
+    Paused,
+    Running,
+    Finished,
+}
+
+pub(super) struct VcpuThread {
+    vcpu: VcpuId,
+    fd: VcpuFd,
+    page: RunPage,
+    buses: Arc<Buses>,
+    commands: Receiver<Command>,
+    report: Report,
+}
+
+impl VcpuThread {
+    pub(super) fn new(
+        vcpu: VcpuId,
+        mut fd: VcpuFd,
+        buses: Arc<Buses>,
+        commands: Receiver<Command>,
+        report: Report,
+    ) -> Self {
+        Self {
+            vcpu,
+            page: RunPage::of(&mut fd),
+            fd,
+            buses,
+            commands,
+            report,
+        }
+    }
+
+    pub(super) fn run(mut self) -> VcpuFd {
+        let mut state = State::Paused;
+        loop {
+            state = match state {
+                State::Paused => self.paused(),
+                State::Running => self.running(),
+                State::Finished => return self.fd,
+            };
+        }
+    }
+
+    fn paused(&mut self) -> State {
+        match self.commands.recv() {
+            Ok(Command::Run) => State::Running,
+            Ok(Command::Pause(done)) => {
+                let _ = done.send(());
+                State::Paused
+            }
+            Ok(Command::Finish) | Err(_) => State::Finished,
+        }
+    }
+
+    /// Runs the guest until a command or an outcome ends it.
+    fn running(&mut self) -> State {
+        loop {
+            // Cleared before the channel is read: a command sent after that
+            // sets it again, and the next KVM_RUN returns at once.
+            self.page.set_immediate_exit(false);
+            match self.commands.try_recv() {
+                Ok(Command::Run) | Err(TryRecvError::Empty) => {}
+                Ok(Command::Pause(done)) => {
+                    if let Err(stop) = self.finish_pending_access() {
+                        self.report(stop);
+                    }
+                    let _ = done.send(());
+                    return State::Paused;
+                }
+                Ok(Command::Finish) | Err(TryRecvError::Disconnected) => return State::Finished,
+            }
+            if let Err(stop) = self.until_kicked() {
+                self.report(stop);
+                return State::Paused;
+            }
+        }
+    }
+
+    /// The hot loop: from exit to entry, with no other state.
+    fn until_kicked(&mut self) -> Result<(), Stop> {
+        loop {
+            let outcome = match self.fd.run() {
+                Ok(exit) => exit::serve(exit, self.page.port_access_width(), &self.buses),
+                Err(error) => match error.errno() {
+                    libc::EINTR => return Ok(()),
+                    libc::EAGAIN => continue,
+                    _ => {
+                        return Err(Stop::Failed(ExitError::Run {
+                            rip: self.instruction_pointer(),
+                            source: io::Error::from(error),
+                        }));
+                    }
+                },
+            };
+            match outcome {
+                Outcome::Continue => {}
+                Outcome::Stop(stop) => return Err(stop),
+                Outcome::InternalError => {
+                    return Err(Stop::Failed(ExitError::Internal {
+                        rip: self.instruction_pointer(),
+                    }));
+                }
+            }
+        }
+    }
+
+    /// KVM completes a port or memory access only when it is entered again:
+    /// until then the registers are those of an instruction half done. Enter
+    /// with `immediate_exit`, so that nothing more is executed (kernel:
+    /// Documentation/virt/kvm/api.rst, 5, "KVM_EXIT_IO"); an access that KVM
+    /// splits in two comes out once more.
+    fn finish_pending_access(&mut self) -> Result<(), Stop> {
+        self.page.set_immediate_exit(true);
+        let finished = self.until_kicked();
+        self.page.set_immediate_exit(false);
+        finished
+    }
+
+    fn report(&self, stop: Stop) {
+        (self.report)(VcpuEvent {
+            vcpu: self.vcpu,
+            stop,
+        });
+    }
+
+    fn instruction_pointer(&self) -> u64 {
+        self.fd.get_regs().map_or(0, |regs| regs.rip)
+    }
+}
