@@ -52,10 +52,14 @@ impl Table<'_> {
 
     /// `is_off`: the value asks for nothing.
     fn row(&mut self, name: &str, is_off: bool, what: &str) {
+        self.row_with_way_out(name, is_off, what, "leave the field out");
+    }
+
+    fn row_with_way_out(&mut self, name: &str, is_off: bool, what: &str, way_out: &str) {
         if !is_off {
             self.problems.unsupported(
                 format!("{}{name}", self.prefix),
-                format!("{what} not supported by godwit; leave the field out"),
+                format!("{what} not supported by godwit; {way_out}"),
             );
         }
     }
@@ -132,8 +136,8 @@ fn machine(config: &VmConfig, table: &mut Table<'_>) {
 }
 
 fn payload(config: &PayloadConfig, table: &mut Table<'_>) {
-    let firmware = "firmware is (name a kernel in \"kernel\")";
-    table.row("firmware", config.firmware.is_none(), firmware);
+    let kernel = "name a kernel in \"kernel\"";
+    table.row_with_way_out("firmware", config.firmware.is_none(), "firmware is", kernel);
     table.row("igvm", config.igvm.is_none(), "an IGVM file is");
     table.row("host_data", config.host_data.is_none(), "host data is");
 }
@@ -199,6 +203,13 @@ fn disk(config: &DiskConfig, table: &mut Table<'_>) {
         .image_type
         .as_deref()
         .is_none_or(|name| matches!(name, "Raw" | "Unknown"));
+    let convert = "convert it: qemu-img convert -O raw";
+    table.row_with_way_out(
+        "image_type",
+        raw,
+        "an image that is not \"Raw\" is",
+        convert,
+    );
     let lock = config
         .lock_granularity
         .as_deref()
@@ -227,11 +238,6 @@ fn disk(config: &DiskConfig, table: &mut Table<'_>) {
             "placing single queues is",
         ),
         ("backing_files", !config.backing_files, "a backing file is"),
-        (
-            "image_type",
-            raw,
-            "an image that is not \"Raw\" is (convert it: qemu-img convert -O raw)",
-        ),
         ("lock_granularity", lock, "this kind of lock is"),
         (
             "pci_segment",
