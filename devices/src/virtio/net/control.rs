@@ -142,7 +142,7 @@ fn skip_mac_table(from: &mut impl Read) -> io::Result<bool> {
 
 /// The device's state behind the control queue.
 #[derive(Debug)]
-pub struct Control {
+pub(super) struct Control {
     tap: Tap,
     /// As the device was made.
     mac: [u8; 6],

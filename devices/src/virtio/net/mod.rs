@@ -9,14 +9,14 @@
 //! ```
 //!
 //! Packets never pass through this process. The control queue does: it
-//! switches queue pairs, offloads and the MAC address, which [`control`] keeps
+//! switches queue pairs, offloads and the MAC address, which `control` keeps
 //! and applies to the tap.
 //!
 //! Everything that can fail for reasons of the host (tap, vhost-net, worker
 //! CPUs) is done in [`Net::new`], before the guest starts.
 
 mod config;
-pub mod control;
+mod control;
 mod features;
 mod serve;
 
@@ -40,7 +40,7 @@ use crate::virtio::{
 };
 
 use control::Control;
-pub use control::NetState;
+pub use control::{NetState, StateError};
 pub use features::Offloads;
 
 /// Size of the control queue. The driver keeps one command in flight; Linux
@@ -262,7 +262,7 @@ impl<B: RingBackend> Net<B> {
     ///
     /// # Errors
     /// The state does not fit this device.
-    pub fn restore(&mut self, state: NetState) -> Result<(), control::StateError> {
+    pub fn restore(&mut self, state: NetState) -> Result<(), StateError> {
         self.control().restore(state)
     }
 
@@ -434,7 +434,10 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
         let positions = active.places.iter().map(|(place, start)| match place {
             // A pair answers in the order in which it got its rings, which is
             // that of the activation.
-            Place::Pair(pair) => pairs.get_mut(*pair).and_then(Iterator::next).unwrap_or(*start),
+            Place::Pair(pair) => pairs
+                .get_mut(*pair)
+                .and_then(Iterator::next)
+                .unwrap_or(*start),
             Place::Control => control,
             Place::Nowhere => *start,
         });

@@ -183,6 +183,11 @@ impl ControlQueue {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn used(&self) -> u16 {
+        self.queue.next_used()
+    }
+
     /// Answers what is available, at most one queue full: the loop has other
     /// devices, and a driver could make chains available without end. What is
     /// left is served after them.

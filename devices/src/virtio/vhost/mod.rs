@@ -24,4 +24,6 @@ pub mod workers;
 
 pub use error::VhostError;
 pub use kernel::KernelNet;
+#[cfg(test)]
+pub(crate) use rings::tests as rings_tests;
 pub use rings::{RingBackend, Rings};
