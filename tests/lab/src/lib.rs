@@ -1,4 +1,10 @@
 //! What `cargo lab` is made of; integration tests use its parts.
 
 pub mod bench;
+pub mod command;
+pub mod doctor;
+pub mod image;
+pub mod packages;
 pub mod payload;
+pub mod progress;
+pub mod workspace;

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use godwit_lab::bench::{self, Bench};
+use godwit_lab::doctor::Report;
+use godwit_lab::image::Image;
 use godwit_lab::payload;
 
 #[derive(Debug, Parser)]
@@ -21,6 +23,14 @@ struct Arguments {
 enum Verb {
     /// Build the payload guest of resources/payload
     Payload,
+    /// Build the guest image: kernel, and initramfs archives with dpdk-testpmd
+    Image,
+    /// Say what this machine is, what is missing and what runs where
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure godwit beside other VMMs
     #[command(subcommand)]
     Bench(Bench),
@@ -31,6 +41,10 @@ fn main() -> ExitCode {
         Verb::Payload => payload::build()
             .map(|images| images.print())
             .map_err(Into::into),
+        Verb::Image => Image::build()
+            .map(|image| println!("{}", image.folder().display()))
+            .map_err(Into::into),
+        Verb::Doctor { json } => doctor(json),
         Verb::Bench(what) => bench::run(&what).map_err(Into::into),
     };
     let Err(error) = result else {
@@ -43,4 +57,14 @@ fn main() -> ExitCode {
         cause = error.source();
     }
     ExitCode::FAILURE
+}
+
+fn doctor(json: bool) -> Result<(), Box<dyn Error>> {
+    let report = Report::gather();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(())
 }
