@@ -220,3 +220,6 @@ impl ConfigSpace {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,7 +121,8 @@ impl Msix {
 
     /// Fills `data` from the table at `offset`; beyond its end, zeros.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
+        data.fill(0);
+        for (at, byte) in (offset..=u64::MAX).zip(data) {
             let entry = index(at / ENTRY_SIZE).and_then(|i| self.entries.get(i));
             *byte = entry
                 .zip(index(at % ENTRY_SIZE))
@@ -155,7 +156,8 @@ impl Msix {
     /// Fills `data` from the pending bits at `offset` (6.8.2.10); beyond their
     /// end, zeros.
     pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
+        data.fill(0);
+        for (at, byte) in (offset..=u64::MAX).zip(data) {
             *byte = (0..8).fold(0, |bits, bit| {
                 let vector = at.checked_mul(8).and_then(|v| u16::try_from(v + bit).ok());
                 bits | u8::from(vector.is_some_and(|v| self.is_pending(v))) << bit
@@ -255,3 +257,6 @@ impl Entry {
 fn index(offset: u64) -> Option<usize> {
     usize::try_from(offset).ok()
 }
+
+#[cfg(test)]
+mod tests;

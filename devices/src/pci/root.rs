@@ -454,3 +454,6 @@ impl BusDevice for Door {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,8 @@ impl Common {
 
     /// Fills `data` from `offset`; between and beyond the registers, zeros.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
+        data.fill(0);
+        for (at, byte) in (offset..=u64::MAX).zip(data) {
             let row = REGISTERS
                 .iter()
                 .find(|(start, width, _)| (*start..start + width).contains(&at));
