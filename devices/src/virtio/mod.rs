@@ -19,6 +19,7 @@
 pub mod block;
 pub mod net;
 pub mod pci;
+mod queue;
 pub mod rng;
 pub mod vhost;
 
