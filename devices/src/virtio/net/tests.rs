@@ -1,8 +1,9 @@
-//! The device with a real tap (root and `/dev/net/tun` are needed) and a vhost
-//! back end that only writes down what it is asked.
+//! The device with a real tap (root and `/dev/net/tun` are needed), and a vhost
+//! back end that only writes down what it is asked, or the kernel's.
 
 mod commands;
 mod device;
+mod kernel;
 
 use std::sync::Arc;
 
