@@ -4,6 +4,7 @@ pub mod bench;
 pub mod command;
 pub mod doctor;
 pub mod image;
+pub mod outer;
 pub mod packages;
 pub mod payload;
 pub mod progress;

@@ -1,12 +1,16 @@
 //! `cargo lab`.
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use godwit_lab::bench::{self, Bench};
 use godwit_lab::doctor::Report;
 use godwit_lab::image::Image;
+use godwit_lab::outer::protocol::Stream;
+use godwit_lab::outer::{Outer, Shape, agent, exec};
 use godwit_lab::payload;
 
 #[derive(Debug, Parser)]
@@ -31,6 +35,17 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Run a command in a fresh outer machine, and show its output
+    Outer {
+        /// Seconds after which the command is killed
+        #[arg(long, default_value_t = 600)]
+        limit: u64,
+        /// The command, for `sh -c`
+        script: String,
+    },
+    /// Serve the lab from within the outer machine; its init starts this
+    #[command(hide = true)]
+    Agent,
     /// Measure godwit beside other VMMs
     #[command(subcommand)]
     Bench(Bench),
@@ -44,12 +59,19 @@ fn main() -> ExitCode {
         Verb::Image => Image::build()
             .map(|image| println!("{}", image.folder().display()))
             .map_err(Into::into),
+        Verb::Outer { limit, script } => return in_outer(&script, Duration::from_secs(limit)),
+        Verb::Agent => agent::serve().map_err(Into::into),
         Verb::Doctor { json } => doctor(json),
         Verb::Bench(what) => bench::run(&what).map_err(Into::into),
     };
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
+    report(&*error)
+}
+
+/// Prints an error with its causes.
+fn report(error: &dyn Error) -> ExitCode {
     eprintln!("error: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -67,4 +89,26 @@ fn doctor(json: bool) -> Result<(), Box<dyn Error>> {
         println!("{report}");
     }
     Ok(())
+}
+
+fn in_outer(script: &str, limit: Duration) -> ExitCode {
+    let outer = match Outer::start(Shape::default()) {
+        Ok(outer) => outer,
+        Err(error) => return report(&error),
+    };
+    let arguments = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let show = |stream: Stream, data: &[u8]| {
+        let _ = match stream {
+            Stream::Out => io::stdout().lock().write_all(data),
+            Stream::Err => io::stderr().lock().write_all(data),
+        };
+    };
+    match outer.client().run(exec(arguments, limit), show) {
+        Ok(output) if output.ending.success() => ExitCode::SUCCESS,
+        Ok(output) => {
+            eprintln!("{}", output.ending);
+            ExitCode::FAILURE
+        }
+        Err(error) => report(&error),
+    }
 }
