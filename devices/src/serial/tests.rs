@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::device_loop::DeviceLoop;
 
+mod tty;
+
 const DATA: u64 = 0;
 const IER: u64 = 1;
 const LCR: u64 = 3;
@@ -31,7 +33,7 @@ struct Rig {
     serial: Arc<Serial>,
     handle: Option<SerialHandle>,
     irq: Arc<CountedIrq>,
-    _escapes: mpsc::Receiver<Escape>,
+    escapes: mpsc::Receiver<Escape>,
     // Last, so that the handle can still call it when it is dropped.
     device_loop: DeviceLoop,
 }
@@ -56,7 +58,7 @@ impl Rig {
             serial,
             handle: Some(handle),
             irq,
-            _escapes: escapes,
+            escapes,
             device_loop,
         })
     }

@@ -190,6 +190,23 @@ fn on_both_engines(name: &str, test: impl Fn(Scratch, Engine)) {
 }
 
 #[test]
+fn it_does_what_every_device_does() {
+    let device_loop = DeviceLoop::spawn("block-test", || ()).unwrap();
+    for (readonly, num_queues) in [(false, 1), (true, 4)] {
+        crate::testing::device_suite(|| {
+            // The device holds the image open, so it can lose its name at once.
+            let image = Scratch::image("suite");
+            let config = BlockConfig {
+                readonly,
+                num_queues,
+                ..config(&image.0)
+            };
+            Box::new(Block::new(config, device_loop.handle()).unwrap())
+        });
+    }
+}
+
+#[test]
 fn io_uring_is_used_where_it_is_permitted() {
     // Not skipped in silence: this says which engine the other tests had.
     let permitted = io_uring::IoUring::new(2).is_ok();
@@ -569,11 +586,11 @@ fn stopping_finishes_what_was_taken_and_tells_where_the_rings_stand() {
             }
             rig.start(&positions, rig.block.features());
             // What was left is served without a new kick.
-            for queue in 0..3 {
-                let posted = rig.drivers[queue].posted();
-                let mut done = positions[queue].next_used;
+            for (driver, at) in rig.drivers.iter_mut().zip(&positions) {
+                let posted = driver.posted();
+                let mut done = at.next_used;
                 while done != posted {
-                    rig.drivers[queue].wait();
+                    driver.wait();
                     done = done.wrapping_add(1);
                 }
             }
@@ -777,7 +794,7 @@ fn values_out_of_range_are_refused() {
 
 fn any_descriptor() -> impl Strategy<Value = Descriptor> {
     let address = prop_oneof![
-        8 => (0..RAM as u64 + 0x1000),
+        8 => 0..RAM as u64 + 0x1000,
         2 => Just(HEADER),
         2 => Just(STATUS),
         1 => any::<u64>(),

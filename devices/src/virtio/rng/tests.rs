@@ -55,6 +55,18 @@ impl Rig {
 }
 
 #[test]
+fn it_does_what_every_device_does() {
+    let device_loop = DeviceLoop::spawn("rng-test", || ()).unwrap();
+    crate::testing::device_suite(|| {
+        let config = RngConfig {
+            id: "_rng0".into(),
+            src: "/dev/urandom".into(),
+        };
+        Box::new(Rng::new(config, device_loop.handle()).unwrap())
+    });
+}
+
+#[test]
 fn a_request_is_filled() {
     let mut rig = Rig::new(Path::new("/dev/urandom"));
     let head = rig
