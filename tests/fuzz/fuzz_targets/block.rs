@@ -59,9 +59,9 @@ struct Input {
     disk: u8,
     features: u8,
     start: u16,
-    ring: [Descriptor; 16],
+    ring: Vec<Descriptor>,
     table: Vec<Descriptor>,
-    headers: [Header; 4],
+    headers: Vec<Header>,
     heads: Vec<u8>,
     index: Option<u16>,
     config: Vec<(u8, u8)>,
@@ -87,7 +87,7 @@ fn rig() -> &'static Mutex<Rig> {
     RIG.get_or_init(|| {
         let device_loop = DeviceLoop::spawn("fuzz", || ()).unwrap();
         let directory = Path::new("/dev/shm");
-        let disk = |(name, readonly, direct)| {
+        let disk = |(name, readonly, direct): (&str, bool, bool)| {
             let path = directory.join(format!("godwit-fuzz-{name}-{}", std::process::id()));
             std::fs::write(&path, vec![0x5a; IMAGE as usize]).unwrap();
             let config = BlockConfig {
@@ -182,13 +182,16 @@ fuzz_target!(|input: Input| {
 
     let ring = DriverRing::new(Arc::clone(memory), RING, SIZE, input.start);
     let [desc, avail, _] = ring.areas();
-    for (i, descriptor) in (0u64..).zip(&input.ring) {
+    // Nothing of the input before: a crash is seen again from its input alone.
+    put(memory, desc, &[0; 16 * SIZE as usize]);
+    put(memory, TABLE, &[0; 0x2000]);
+    for (i, descriptor) in (0u64..SIZE.into()).zip(&input.ring) {
         put(memory, desc + i * 16, &descriptor.bytes());
     }
     for (i, descriptor) in (0u64..128).zip(&input.table) {
         put(memory, TABLE + i * 16, &descriptor.bytes());
     }
-    for (i, header) in (0u64..).zip(&input.headers) {
+    for (i, header) in (0u64..4).zip(&input.headers) {
         put(memory, HEADERS + i * 0x40, &header.bytes());
     }
     let mut index = input.start;

@@ -14,6 +14,9 @@ use super::transfer::{Durability, fallocate_mode};
 /// twice as long, so that it cannot overflow.
 pub(super) const DEPTH: u16 = 128;
 
+/// A tag that no request has.
+const NO_REQUEST: u16 = u16::MAX;
+
 /// One ring for all queues of a disk.
 pub(super) struct Uring {
     ring: IoUring,
@@ -51,6 +54,30 @@ impl Uring {
             completed,
             in_flight: 0,
         })
+    }
+
+    /// To be called first on the thread that is going to submit: holds the
+    /// kernel's worker threads for it to the CPUs that it may run on. They would
+    /// run on any CPU otherwise, those of the vCPUs included.
+    pub(super) fn settle(&mut self) {
+        // The kernel knows the thread once it submitted something.
+        let nothing = opcode::Nop::new().build().user_data(NO_REQUEST.into());
+        // SAFETY: the operation touches no memory.
+        if unsafe { self.ring.submission().push(&nothing) }.is_ok() {
+            self.in_flight += 1;
+        }
+        self.submit();
+        // SAFETY: an all-zero set is valid and empty.
+        let mut cpus: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the length is that of the set, which the call fills.
+        let got = unsafe { libc::sched_getaffinity(0, size_of_val(&cpus), &raw mut cpus) };
+        if got != 0 {
+            return;
+        }
+        if let Err(error) = self.ring.submitter().register_iowq_aff(&cpus) {
+            // Kernels before 5.14 cannot; they run these workers where they like.
+            tracing::debug!("Could not pin the workers of io_uring: {error}");
+        }
     }
 
     /// Signalled when requests have been completed.

@@ -91,6 +91,10 @@ struct Rig {
 impl Rig {
     fn new(config: BlockConfig, engine: Engine) -> Self {
         let device_loop = DeviceLoop::spawn("block-test", || ()).unwrap();
+        Self::on(device_loop, config, engine)
+    }
+
+    fn on(device_loop: DeviceLoop, config: BlockConfig, engine: Engine) -> Self {
         let memory = Arc::new(GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
         let queues = config.num_queues;
         let size = config.queue_size.min(128);
@@ -211,6 +215,48 @@ fn io_uring_is_used_where_it_is_permitted() {
     // Not skipped in silence: this says which engine the other tests had.
     let permitted = io_uring::IoUring::new(2).is_ok();
     assert_eq!(Uring::new().is_ok(), permitted);
+}
+
+/// The CPUs of the kernel's workers for the thread `tid`, as its status says.
+fn workers_of(tid: i32) -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).ok();
+    let name = format!("Name:\tiou-wrk-{tid}\n");
+    tasks
+        .filter_map(|task| status(task.unwrap()))
+        .filter(|status| status.starts_with(&name))
+        .map(|status| {
+            let line = status.lines().find(|l| l.starts_with("Cpus_allowed_list"));
+            line.unwrap().split('\t').nth(1).unwrap().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_kernels_workers_stay_on_the_cpus_of_the_device_loop() {
+    if Uring::new().is_err() {
+        return;
+    }
+    let image = Scratch::image("pinned");
+    let (sender, tid) = std::sync::mpsc::channel();
+    let prepare = move || {
+        let mut one = nix::sched::CpuSet::new();
+        let all = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+        let last = (0..nix::sched::CpuSet::count()).rfind(|&cpu| all.is_set(cpu).unwrap());
+        one.set(last.unwrap()).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).unwrap();
+        sender
+            .send((nix::unistd::gettid().as_raw(), last.unwrap()))
+            .unwrap();
+    };
+    let device_loop = DeviceLoop::spawn("block-test", prepare).unwrap();
+    let (tid, cpu) = tid.recv().unwrap();
+    let mut rig = Rig::on(device_loop, config(&image.0), Engine::Uring);
+    // A flush always goes to a worker.
+    assert_eq!(rig.request(FLUSH, 0, &[]), (OK, 1));
+    let workers = workers_of(tid);
+    assert!(!workers.is_empty());
+    assert!(workers.iter().all(|w| *w == cpu.to_string()), "{workers:?}");
 }
 
 #[test]

@@ -336,6 +336,9 @@ impl MutEventSubscriber for Worker {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
+        if let Some(engine) = &mut self.parts.engine {
+            engine.settle();
+        }
         let kicks = self.parts.rings.iter().zip(0..);
         let mut watched: Vec<_> = kicks
             .map(|(ring, data)| Events::with_data(ring.kick(), data, EventSet::IN))
