@@ -14,14 +14,20 @@ use godwit_devices::device_loop::{DeviceLoop, LoopError};
 use godwit_devices::serial::{Backend, Serial, SerialError, SerialHandle, SerialSetup, SerialV1};
 use godwit_devices::tap::TapSource;
 use godwit_devices::virtio::VirtioDevice;
+use godwit_devices::virtio::block::{Block, BlockConfig, BlockError};
 use godwit_devices::virtio::net::{self, Net, NetDeviceConfig, NetError};
+
+use godwit_devices::virtio::rng::{Rng, RngConfig, RngError};
 
 use crate::affinity;
 use crate::control::Event;
 use crate::kvm::EventLine;
 use crate::memory::{Memory, MemoryError};
 use crate::signals::SignalRelay;
-use crate::spec::{MachineSpec, NetSpec, SerialSpec, TapSpec};
+use crate::spec::{DiskSpec, MachineSpec, NetSpec, SerialSpec, TapSpec};
+
+/// The entropy device's id; ids that start so are not the config's.
+const RNG_ID: &str = "__rng";
 
 /// A resource of the host could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,12 @@ pub enum HostError {
     /// A network device.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] BlockError),
+    /// The entropy device.
+    #[error(transparent)]
+    Rng(#[from] RngError),
 }
 
 /// See the module.
@@ -159,7 +171,28 @@ fn open_devices(
         let net = Net::new(config, Arc::clone(memory.ram()), device_loop.handle())?;
         devices.push(Box::new(net));
     }
+    for disk in &spec.disks {
+        let disk = Block::new(disk_config(disk), device_loop.handle())?;
+        devices.push(Box::new(disk));
+    }
+    let rng = RngConfig {
+        id: RNG_ID.to_owned(),
+        src: spec.rng.source.clone(),
+    };
+    devices.push(Box::new(Rng::new(rng, device_loop.handle())?));
     Ok(devices)
+}
+
+fn disk_config(spec: &DiskSpec) -> BlockConfig {
+    BlockConfig {
+        id: spec.id.clone(),
+        path: spec.path.clone(),
+        readonly: spec.readonly,
+        direct: spec.direct,
+        num_queues: spec.num_queues,
+        queue_size: spec.queue_size,
+        serial: spec.serial.clone(),
+    }
 }
 
 fn net_config(spec: &NetSpec) -> Result<NetDeviceConfig, HostError> {
