@@ -57,8 +57,9 @@ impl Uring {
     }
 
     /// To be called first on the thread that is going to submit: holds the
-    /// kernel's worker threads for it to the CPUs that it may run on. They would
-    /// run on any CPU otherwise, those of the vCPUs included.
+    /// kernel's worker threads for it to the CPUs that it may run on. Kernels
+    /// since 6.2 do so by themselves (a thread's affinity binds its workers);
+    /// before, they run on any CPU, those of the vCPUs included.
     pub(super) fn settle(&mut self) {
         // The kernel knows the thread once it submitted something.
         let nothing = opcode::Nop::new().build().user_data(NO_REQUEST.into());
