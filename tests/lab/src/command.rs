@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -63,12 +64,17 @@ pub enum CommandError {
     },
 }
 
-/// Runs `command` to its end in a process group of its own, which is killed after `limit`.
+/// Runs `command` to its end in a process group of its own, which is killed after `limit`. The
+/// program itself does not outlive the thread that calls this, Ctrl-C included.
 ///
 /// # Errors
 /// When it cannot be started, or did not end in time. A failing status is not an error here.
 pub fn run(mut command: Command, limit: Duration) -> Result<Finished, CommandError> {
     let program = command.get_program().to_string_lossy().into_owned();
+    // SAFETY: prctl is async-signal-safe, and the closure touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+    }
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

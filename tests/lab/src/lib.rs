@@ -2,10 +2,14 @@
 
 pub mod bench;
 pub mod command;
+pub mod demo;
 pub mod doctor;
 pub mod image;
 pub mod outer;
 pub mod packages;
 pub mod payload;
 pub mod progress;
+pub mod seam;
+pub mod suite;
+pub mod traffic;
 pub mod workspace;

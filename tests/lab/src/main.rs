@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use godwit_lab::bench::{self, Bench};
+use godwit_lab::demo::{self, Demo};
 use godwit_lab::doctor::Report;
 use godwit_lab::image::Image;
 use godwit_lab::outer::protocol::Stream;
 use godwit_lab::outer::{Outer, Shape, agent, exec};
 use godwit_lab::payload;
+use godwit_lab::suite::{self, Selection};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -35,6 +37,10 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Run all tests, each where it can run
+    Test(Selection),
+    /// Boot a DPDK guest, pass numbered frames through it, and show what came back
+    Demo(Demo),
     /// Run a command in a fresh outer machine, and show its output
     Outer {
         /// Seconds after which the command is killed
@@ -59,6 +65,12 @@ fn main() -> ExitCode {
         Verb::Image => Image::build()
             .map(|image| println!("{}", image.folder().display()))
             .map_err(Into::into),
+        Verb::Test(selection) => match suite::run(&selection) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error.into()),
+        },
+        Verb::Demo(demo) => demo::run(&demo).map_err(Into::into),
         Verb::Outer { limit, script } => return in_outer(&script, Duration::from_secs(limit)),
         Verb::Agent => agent::serve().map_err(Into::into),
         Verb::Doctor { json } => doctor(json),

@@ -58,6 +58,9 @@ pub const FOR_OUTER: &[Program] = &[
     program("ping", "iputils-ping", "ICMP to the guest"),
 ];
 
+/// What building the integration tests takes: they hold a payload guest in C.
+pub const FOR_TESTS: &[Program] = &[program("cc", "gcc", "building the payload guest")];
+
 /// Where `name` is: on `PATH`, or in a folder that an ordinary user's `PATH` may lack.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -1,0 +1,164 @@
+//! `cargo lab test`: every test, each where it can run.
+//!
+//! ```text
+//! unit     cargo nextest run (or cargo test), and doc tests
+//! payload  integration tests outside `linux` and `dpdk`: directly, or in the lab without KVM
+//! linux    integration tests in `linux` and `dpdk`: directly on hardware, else in the lab
+//! ```
+//!
+//! One outer machine serves all tests of a run. A test that fails in it runs once more in a fresh
+//! one, and both results are told: a machine of emulated CPUs can stand still for seconds.
+
+mod integration;
+mod unit;
+
+use std::io;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::command::CommandError;
+use crate::doctor::{MachineKind, Runner};
+use crate::image::{Image, ImageError};
+use crate::outer::OuterError;
+use crate::packages;
+use crate::payload::PayloadError;
+use crate::seam;
+
+/// What to run.
+#[derive(Debug, Clone, Args)]
+pub struct Selection {
+    /// Only tests whose name contains this
+    pub filter: Option<String>,
+    /// Only these suites
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Suite>,
+    /// Run Linux and payload tests in the lab even where they could run directly
+    #[arg(long)]
+    pub in_lab: bool,
+    /// Seconds after which a single integration test is ended
+    #[arg(long, default_value_t = 240)]
+    pub limit: u64,
+}
+
+/// A set of tests that one runner takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Suite {
+    /// Unit and doc tests of the workspace.
+    Unit,
+    /// Integration tests with payload guests, and of refusals.
+    Payload,
+    /// Integration tests with Linux and DPDK guests.
+    Linux,
+}
+
+/// Why tests could not be run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    /// A command could not be run.
+    #[error("cannot run the tests")]
+    Command(#[from] CommandError),
+    /// The tests do not build.
+    #[error("the integration tests do not build:\n{0}")]
+    Build(String),
+    /// `cargo` built no test binary or no `godwit`.
+    #[error("cargo built no {0}: is the target `integration` declared in vmm/Cargo.toml?")]
+    NotBuilt(&'static str),
+    /// There is no guest image.
+    #[error("tests need the guest image")]
+    Image(#[from] ImageError),
+    /// There are no payload images.
+    #[error("tests need the payload guest")]
+    Payload(#[from] PayloadError),
+    /// There is no outer machine.
+    #[error("tests need the outer machine")]
+    Outer(#[from] OuterError),
+    /// A folder could not be made.
+    #[error("cannot make the folder for results")]
+    Folder(#[source] io::Error),
+}
+
+/// What one runner has to say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Tests that passed.
+    pub passed: usize,
+    /// Tests that failed.
+    pub failed: usize,
+    /// Tests among those that passed which failed once, in another outer machine.
+    pub second_run: usize,
+}
+
+impl Count {
+    fn line(&self, runner: &str, took: Duration) -> String {
+        let mut line = format!("{runner}: {} passed, {} failed", self.passed, self.failed);
+        if self.second_run > 0 {
+            line.push_str(&format!(", {} of them in a second run", self.second_run));
+        }
+        line.push_str(&format!(" ({:.0} s)", took.as_secs_f64()));
+        line
+    }
+}
+
+/// Runs what `selection` asks for; true when everything passed.
+///
+/// # Errors
+/// When tests could not be run at all.
+pub fn run(selection: &Selection) -> Result<bool, SuiteError> {
+    let machine = MachineKind::detect();
+    let wanted = |suite| selection.only.is_empty() || selection.only.contains(&suite);
+    let runner = |direct| {
+        if selection.in_lab {
+            Runner::Lab
+        } else {
+            direct
+        }
+    };
+    let mut lines = Vec::new();
+    let mut passed = true;
+    let mut close = |count: &Count, line: String| {
+        passed &= count.failed == 0;
+        lines.push(line);
+    };
+    if wanted(Suite::Unit) {
+        let started = std::time::Instant::now();
+        let count = unit::run(selection.filter.as_deref())?;
+        close(&count, count.line("unit tests", started.elapsed()));
+    }
+    if wanted(Suite::Payload) || wanted(Suite::Linux) {
+        packages::install_missing(packages::FOR_TESTS).map_err(ImageError::from)?;
+        let tests = integration::Tests::build(Image::build()?)?;
+        let mut lab = None;
+        for (suite, name, direct) in [
+            (Suite::Payload, "payload tests", machine.payload_runner()),
+            (Suite::Linux, "Linux tests", machine.linux_runner()),
+        ] {
+            if !wanted(suite) {
+                continue;
+            }
+            let started = std::time::Instant::now();
+            let chosen = |test: &&String| {
+                seam::boots_linux(test) == (suite == Suite::Linux)
+                    && selection
+                        .filter
+                        .as_ref()
+                        .is_none_or(|filter| test.contains(filter))
+            };
+            let chosen: Vec<&String> = tests.names().iter().filter(chosen).collect();
+            let runner = runner(direct);
+            let limit = Duration::from_secs(selection.limit);
+            let count = match runner {
+                Runner::Direct => tests.run_directly(&chosen, limit)?,
+                Runner::Lab => tests.run_in_lab(&chosen, limit, &mut lab)?,
+            };
+            close(
+                &count,
+                count.line(&format!("{name} {runner}"), started.elapsed()),
+            );
+        }
+    }
+    for line in lines {
+        println!("{line}");
+    }
+    Ok(passed)
+}

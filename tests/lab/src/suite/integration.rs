@@ -1,0 +1,326 @@
+//! The integration binary of package `godwit`: built once, each test a process of its own.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::{Count, SuiteError};
+use crate::command::{self, CommandError};
+use crate::doctor::Runner;
+use crate::image::Image;
+use crate::outer::protocol::Stream;
+use crate::outer::{Outer, STALL, Shape, exec};
+use crate::payload;
+use crate::progress::Step;
+use crate::workspace;
+
+/// Longest time for the build.
+const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Lines of a failing test's output that are printed; the rest is in its log.
+const SHOWN: usize = 60;
+
+/// The built tests.
+#[derive(Debug)]
+pub(super) struct Tests {
+    binary: PathBuf,
+    godwit: PathBuf,
+    image: Image,
+    payload: PathBuf,
+    out: PathBuf,
+    names: Vec<String>,
+}
+
+/// What cargo says of something it built; other messages have neither field.
+#[derive(Debug, Deserialize)]
+struct Artifact {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// How one run of a test went.
+struct Outcome {
+    passed: bool,
+    ending: String,
+    output: String,
+    elapsed: Duration,
+}
+
+impl Tests {
+    /// Builds them, `godwit` and the payload guest.
+    pub(super) fn build(image: Image) -> Result<Self, SuiteError> {
+        let step = Step::start("building the integration tests");
+        let payload = payload::build()?;
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args([
+            "test",
+            "--package",
+            "godwit",
+            "--test",
+            "integration",
+            "--no-run",
+        ]);
+        cargo.args(["--message-format", "json-render-diagnostics"]);
+        cargo
+            .env("CARGO_TERM_COLOR", "never")
+            .current_dir(workspace::root());
+        let finished = command::run(cargo, BUILD_LIMIT)?;
+        if !finished.status.success() {
+            return Err(SuiteError::Build(command::tail(&finished.stderr, 100)));
+        }
+        let mut built = HashMap::new();
+        for line in finished.stdout.lines() {
+            if let Ok(Artifact {
+                target: Some(target),
+                executable: Some(path),
+            }) = serde_json::from_str(line)
+            {
+                built.insert(
+                    (
+                        target.name,
+                        target.kind.first().cloned().unwrap_or_default(),
+                    ),
+                    path,
+                );
+            }
+        }
+        let mut take = |name: &str, kind: &str| built.remove(&(name.to_owned(), kind.to_owned()));
+        let binary = take("integration", "test").ok_or(SuiteError::NotBuilt("test binary"))?;
+        let godwit = take("godwit", "bin").ok_or(SuiteError::NotBuilt("godwit"))?;
+        let mut list = Command::new(&binary);
+        list.args(["--list", "--format", "terse"]);
+        let listed = command::succeed(list, Duration::from_secs(60))?.stdout;
+        let names: Vec<String> = listed
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .map(str::to_owned)
+            .collect();
+        let out = workspace::lab().join("out");
+        fs::create_dir_all(&out).map_err(SuiteError::Folder)?;
+        let payload = payload
+            .elf_pvh
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_default();
+        step.done(&format!("{} tests", names.len()));
+        Ok(Self {
+            binary,
+            godwit,
+            image,
+            payload,
+            out,
+            names,
+        })
+    }
+
+    /// Names of all tests.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn arguments(&self, test: &str) -> Vec<String> {
+        let binary = self.binary.to_string_lossy().into_owned();
+        [&binary, "--exact", test, "--nocapture", "--include-ignored"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    fn environment(&self, runner: Runner, out: &Path) -> Vec<(String, String)> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let runner = match runner {
+            Runner::Direct => "direct",
+            Runner::Lab => "lab",
+        };
+        [
+            ("GODWIT_BIN", text(&self.godwit)),
+            ("GODWIT_IMAGE", text(self.image.folder())),
+            ("GODWIT_PAYLOAD", text(&self.payload)),
+            ("GODWIT_OUT", text(out)),
+            ("GODWIT_RUNNER", runner.to_owned()),
+            ("RUST_BACKTRACE", "0".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// Runs `chosen` on this machine, one after the other.
+    pub(super) fn run_directly(
+        &self,
+        chosen: &[&String],
+        limit: Duration,
+    ) -> Result<Count, SuiteError> {
+        let step = Step::start(format!("{} tests directly", chosen.len()));
+        let mut count = Count::default();
+        for test in chosen {
+            step.say(test.as_str());
+            let mut command = Command::new(&self.binary);
+            command
+                .args(self.arguments(test).iter().skip(1))
+                .current_dir(workspace::root());
+            command.envs(self.environment(Runner::Direct, &self.out));
+            let started = Instant::now();
+            let outcome = match command::run(command, limit) {
+                Ok(finished) => Outcome {
+                    passed: finished.status.success(),
+                    ending: finished.status.to_string(),
+                    output: finished.stdout + &finished.stderr,
+                    elapsed: started.elapsed(),
+                },
+                Err(error @ CommandError::TimedOut { .. }) => Outcome {
+                    passed: false,
+                    ending: error.to_string(),
+                    output: String::new(),
+                    elapsed: started.elapsed(),
+                },
+                Err(error) => return Err(error.into()),
+            };
+            self.tell(&step, test, &outcome, "");
+            if outcome.passed {
+                count.passed += 1
+            } else {
+                count.failed += 1
+            }
+        }
+        step.done(&format!("{} passed, {} failed", count.passed, count.failed));
+        Ok(count)
+    }
+
+    /// Runs `chosen` in the outer machine `lab`, which is started when there is none yet.
+    pub(super) fn run_in_lab(
+        &self,
+        chosen: &[&String],
+        limit: Duration,
+        lab: &mut Option<Outer>,
+    ) -> Result<Count, SuiteError> {
+        let mut count = Count::default();
+        for test in chosen {
+            let (first, sound) = self.run_once(test, limit, lab)?;
+            if first.passed {
+                count.passed += 1;
+                continue;
+            }
+            if !sound {
+                *lab = None;
+            }
+            eprintln!("{test} failed; once more in a fresh outer machine");
+            let mut fresh = None;
+            std::mem::swap(lab, &mut fresh);
+            // Both at once would take twice the memory.
+            drop(fresh);
+            let (second, sound) = self.run_once(test, limit, lab)?;
+            let told = |outcome: &Outcome| if outcome.passed { "passed" } else { "failed" };
+            eprintln!(
+                "{test}: first run {}, second run {}",
+                told(&first),
+                told(&second)
+            );
+            if second.passed {
+                count.passed += 1;
+                count.second_run += 1;
+            } else {
+                count.failed += 1;
+            }
+            if !sound {
+                *lab = None;
+            }
+        }
+        Ok(count)
+    }
+
+    /// One run; the second value tells whether the outer machine can serve on.
+    fn run_once(
+        &self,
+        test: &str,
+        limit: Duration,
+        lab: &mut Option<Outer>,
+    ) -> Result<(Outcome, bool), SuiteError> {
+        let outer = match lab {
+            Some(outer) => outer,
+            None => lab.insert(Outer::start(Shape::default())?),
+        };
+        let step = Step::start(format!("{test} in the lab"));
+        let mut exec = exec(self.arguments(test), limit);
+        exec.environment
+            .extend(self.environment(Runner::Lab, &outer.share()));
+        outer.longest_gap();
+        let started = Instant::now();
+        let result = outer.client().run(exec, |_: Stream, data| {
+            let text = String::from_utf8_lossy(data);
+            if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
+                step.say(line.trim());
+            }
+        });
+        let gap = outer.longest_gap();
+        let stalled = gap > STALL;
+        let (outcome, sound) = match result {
+            Ok(output) => {
+                let outcome = Outcome {
+                    passed: output.ending.success(),
+                    ending: output.ending.to_string(),
+                    output: output.stdout + &output.stderr,
+                    elapsed: output.elapsed,
+                };
+                (outcome, !stalled)
+            }
+            Err(error) => {
+                let output = outer.console_tail(20);
+                let outcome = Outcome {
+                    passed: false,
+                    ending: error.to_string(),
+                    output,
+                    elapsed: started.elapsed(),
+                };
+                (outcome, false)
+            }
+        };
+        let remark = if stalled {
+            format!(
+                "; the outer machine itself stood still for {:.0} s",
+                gap.as_secs_f64()
+            )
+        } else {
+            String::new()
+        };
+        self.tell(&step, test, &outcome, &remark);
+        let result = if outcome.passed { "passed" } else { "failed" };
+        step.done(&format!("{result}{remark}"));
+        self.keep(&outer.share());
+        Ok((outcome, sound))
+    }
+
+    /// Writes a test's output to its log, and prints it when the test failed.
+    fn tell(&self, step: &Step, test: &str, outcome: &Outcome, remark: &str) {
+        let log = self.out.join(format!("{}.log", test.replace("::", ".")));
+        let _ = fs::write(&log, &outcome.output);
+        if !outcome.passed {
+            step.line(&format!(
+                "---- {test}: {}{remark}, after {:.1} s",
+                outcome.ending,
+                outcome.elapsed.as_secs_f64()
+            ));
+            step.line(&command::tail(&outcome.output, SHOWN));
+            step.line(&format!("---- all of it: {}", log.display()));
+        }
+    }
+
+    /// Keeps what the test left in the shared folder: that folder goes with its machine.
+    fn keep(&self, share: &Path) {
+        for entry in fs::read_dir(share).into_iter().flatten().flatten() {
+            let to = self.out.join(entry.file_name());
+            if entry.path().is_dir() {
+                let _ = fs::remove_dir_all(&to);
+            }
+            let _ = fs::rename(entry.path(), to);
+        }
+    }
+}
