@@ -10,6 +10,10 @@ use super::ids;
 /// Bytes of configuration space, extended space included.
 pub const CONFIG_SIZE: u16 = 4096;
 
+/// Bytes that hold anything: header and capability list. Extended space (PCI
+/// Express) is behind them, and reads as zero: no extended capability.
+const USED: u16 = 256;
+
 /// What a function says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -43,7 +47,7 @@ pub struct CapabilityError {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreConfigError {
     /// The wrong number of bytes.
-    #[error("Saved PCI configuration space has {0} bytes, not {CONFIG_SIZE}")]
+    #[error("Saved PCI configuration space has {0} bytes, not {USED}")]
     Size(usize),
     /// A byte that no guest can change differs.
     #[error(
@@ -77,8 +81,8 @@ impl ConfigSpace {
     #[must_use]
     pub fn new(identity: Identity) -> Self {
         let mut space = Self {
-            bytes: vec![0; usize::from(CONFIG_SIZE)],
-            writable: vec![0; usize::from(CONFIG_SIZE)],
+            bytes: vec![0; usize::from(USED)],
+            writable: vec![0; usize::from(USED)],
             bars: Vec::new(),
             next_capability: 0x40,
             last_capability: None,
@@ -133,7 +137,7 @@ impl ConfigSpace {
         let pointer = u8::try_from(at).map_err(|_| full())?;
         // Capabilities are aligned to four bytes (6.7).
         let next = u16::try_from(end.next_multiple_of(4)).map_err(|_| full())?;
-        if next > 0x100 {
+        if next > USED {
             return Err(full());
         }
         self.set(at, &[id, 0]);
@@ -151,11 +155,11 @@ impl ConfigSpace {
         Ok(at)
     }
 
-    /// Fills `data` from `offset`; beyond the end, all ones.
+    /// Fills `data` from `offset`; beyond header and capabilities, zeros.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
-        for (at, byte) in (usize::from(offset)..).zip(data) {
-            *byte = self.bytes.get(at).copied().unwrap_or(0xff);
-        }
+        data.fill(0);
+        let stored = self.bytes.iter().skip(usize::from(offset));
+        stored.zip(data).for_each(|(byte, to)| *to = *byte);
     }
 
     /// Changes the bits that a guest may change.
@@ -183,7 +187,7 @@ impl ConfigSpace {
         u16::from_le_bytes(self.array(ids::COMMAND))
     }
 
-    /// The `N` bytes at `offset`; beyond the end, all ones.
+    /// The `N` bytes at `offset`; beyond header and capabilities, zeros.
     #[must_use]
     pub fn array<const N: usize>(&self, offset: u16) -> [u8; N] {
         let mut data = [0; N];
@@ -191,7 +195,7 @@ impl ConfigSpace {
         data
     }
 
-    /// All bytes, to be saved.
+    /// Header and capabilities, to be saved.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

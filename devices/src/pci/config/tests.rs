@@ -97,7 +97,7 @@ fn a_saved_space_of_another_function_is_refused() {
     ));
     assert!(matches!(
         other.restore(&saved[1..]),
-        Err(RestoreConfigError::Size(4095))
+        Err(RestoreConfigError::Size(255))
     ));
     assert_eq!(other.bytes(), saved);
 }

@@ -116,3 +116,37 @@ fn is_ram(memory: &GuestRam, address: u64, size: u64) -> bool {
         .zip(last)
         .is_some_and(|(region, last)| last <= region.last_addr().raw_value())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::guest_ram;
+
+    #[test]
+    fn a_ring_may_end_where_ram_ends_and_not_a_byte_later() {
+        let ram = guest_ram(&[(0x1000, 0x1_0000), (0x2_0000, 0x1000)]);
+        let end = 0x1_1000;
+        let at = |desc, driver, device| Queue {
+            size: 16,
+            desc,
+            driver,
+            device,
+            ..Queue::new(256)
+        };
+        // 256, 38 and 134 bytes.
+        let last = at(end - 256, end - 38, end - 136);
+        assert_eq!(last.check(&ram), Ok(()));
+        let beyond = [
+            at(end - 240, 0x1000, 0x1000),
+            at(0x1000, end - 36, 0x1000),
+            at(0x1000, 0x1000, end - 132),
+            at(0xff0, 0x1000, 0x1000),
+            at(0x1_8000, 0x1000, 0x1000),
+            at(u64::MAX - 15, 0x1000, 0x1000),
+        ];
+        for queue in beyond {
+            let error = queue.check(&ram).unwrap_err();
+            assert!(matches!(error, QueueError::NotRam { .. }), "{error}");
+        }
+    }
+}

@@ -146,6 +146,38 @@ fn a_queue_that_cannot_work_breaks_the_device() {
 }
 
 #[test]
+fn an_enabled_queue_stays_as_it_is() {
+    let guest = PciGuest::new();
+    for (at, data) in [
+        (STATUS, [1]),
+        (STATUS, [3]),
+        (8, [1]),
+        (12, [1]),
+        (STATUS, [0xb]),
+    ] {
+        let length = if at == STATUS { 1 } else { 4 };
+        put(&guest, at, &[data[0], 0, 0, 0][..length]);
+    }
+    put(&guest, 0x18, &[16, 0]);
+    for (at, address) in [(0x20, 0x1000_u64), (0x28, 0x2000), (0x30, 0x3000)] {
+        put(&guest, at, &address.to_le_bytes());
+    }
+    put(&guest, 0x1c, &[1, 0]);
+    assert_eq!(guest.bar_read::<2>(NET, 0x1c), 1);
+    // Checked once, it must not become another ring before it is used.
+    for at in [0x20, 0x28, 0x30] {
+        put(&guest, at, &u64::MAX.to_le_bytes());
+    }
+    put(&guest, 0x18, &[0xff, 0xff]);
+    put(&guest, 0x1c, &[0, 0]);
+    put(&guest, STATUS, &[0xf]);
+    let log = guest.logs[0].lock().unwrap();
+    let ring = &log.active.as_ref().unwrap().rings[0];
+    assert_eq!((ring.size, ring.desc.0), (16, 0x1000));
+    assert_eq!((ring.avail.0, ring.used.0), (0x2000, 0x3000));
+}
+
+#[test]
 fn beyond_the_last_queue_all_is_zero() {
     let guest = PciGuest::new();
     for select in [3_u16, 0x100, 0xffff] {
