@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use serde::{Deserialize, Serialize};
 
 use super::queue::{Queue, QueueError};
-use super::{CreateError, VirtioPci, status};
+use super::{VirtioPci, status};
 use crate::pci::config::RestoreConfigError;
 use crate::pci::msix::VectorV1;
 use crate::virtio::RingPosition;
@@ -61,9 +61,6 @@ pub struct VirtioPciV1 {
 /// A saved transport does not fit the device here.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The function could not be made.
-    #[error("Could not restore a virtio device")]
-    Create(#[from] CreateError),
     /// Another kind of device, or an edited one.
     #[error("Could not restore device {device}")]
     Config {
