@@ -1,9 +1,7 @@
 //! What stands in a transport after its device was taken back: nothing that a
 //! guest could still reach.
 
-use crate::virtio::{
-    ActivateError, Activation, Kind, RingPosition, StopError, VirtioDevice,
-};
+use crate::virtio::{ActivateError, Activation, Kind, RingPosition, StopError, VirtioDevice};
 
 #[derive(Debug)]
 pub(super) struct Absent;
