@@ -34,8 +34,6 @@ pub struct DiskSpec {
     /// What the guest reads as the serial number: at most 20 bytes of
     /// printable ASCII.
     pub serial: Option<String>,
-    /// Whether discarded blocks are given back to the file system.
-    pub sparse: bool,
 }
 
 pub(super) fn build(
@@ -54,6 +52,13 @@ pub(super) fn build(
             let num_queues = num_queues(&field("num_queues"), config.num_queues, problems);
             let queue_size = ring_size(&field("queue_size"), config.queue_size, problems);
             check_serial(&field("serial"), config.serial.as_deref(), problems);
+            if !config.sparse {
+                problems.unsupported(
+                    field("sparse"),
+                    "false is not supported: blocks that the guest discards are given back to the file system; \
+                     leave it out",
+                );
+            }
             Some(DiskSpec {
                 id: id.clone(),
                 path: path?,
@@ -62,7 +67,6 @@ pub(super) fn build(
                 num_queues: num_queues?,
                 queue_size: queue_size?,
                 serial: config.serial.clone(),
-                sparse: config.sparse,
             })
         })
         .collect()

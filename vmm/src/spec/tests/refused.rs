@@ -525,6 +525,11 @@ fn disks() {
             "disks[0].path: / is a directory, not a raw image or block device",
         ),
         (
+            disk(json!({"sparse": false})),
+            "disks[0].sparse: false is not supported: blocks that the guest discards are given back to the file \
+             system; leave it out",
+        ),
+        (
             disk(json!({"num_queues": 17})),
             "disks[0].num_queues: 17 is out of range; a disk has 1 to 16 queues",
         ),
