@@ -6,12 +6,12 @@ mod picture;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::command::{self, CommandError};
+use crate::build::{self, BuildError};
+use crate::command::CommandError;
 use crate::doctor::{MachineKind, Runner};
 use crate::image::{Image, ImageError};
 use crate::outer::client::AgentError;
@@ -30,17 +30,40 @@ pub struct Demo {
     /// Frames to send, one in flight
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub frames: u64,
-    /// Do it on this machine, with this `godwit`; the lab runs itself so in the outer machine
+    /// Run the same guest in another VMM, to compare with
+    #[arg(long, value_enum)]
+    peer: Option<Peer>,
+    /// Do it on this machine; the lab runs itself so in the outer machine
+    #[arg(long, hide = true, requires = "tally")]
+    here: bool,
+    /// The `godwit` to run
     #[arg(long, hide = true)]
-    here: Option<PathBuf>,
+    godwit: Option<PathBuf>,
     /// Where to write the tally, with `--here`
     #[arg(long, hide = true)]
     tally: Option<PathBuf>,
 }
 
+/// Another VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Peer {
+    /// QEMU's q35 machine.
+    Qemu,
+}
+
+/// What runs the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Vmm {
+    Godwit(PathBuf),
+    Qemu,
+}
+
 /// Why there was nothing to see, or not what there should have been.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
+    /// `godwit` does not build.
+    #[error("the demo needs godwit")]
+    Build(#[from] BuildError),
     /// A command failed.
     #[error("the demo needs a command")]
     Command(#[from] CommandError),
@@ -85,8 +108,13 @@ pub enum DemoError {
 /// # Errors
 /// See [`DemoError`]; a lost frame is one.
 pub fn run(demo: &Demo) -> Result<(), DemoError> {
-    if let (Some(godwit), Some(path)) = (&demo.here, &demo.tally) {
-        let tally = here::run(godwit, demo.frames)?;
+    let vmm = match (&demo.peer, &demo.godwit) {
+        (Some(Peer::Qemu), _) => Vmm::Qemu,
+        (None, Some(godwit)) => Vmm::Godwit(godwit.clone()),
+        (None, None) => Vmm::Godwit(build::godwit()?),
+    };
+    if let (true, Some(path)) = (demo.here, &demo.tally) {
+        let tally = here::run(&vmm, demo.frames)?;
         let json = serde_json::to_vec(&tally).unwrap_or_default();
         return fs::write(path, json).map_err(|source| DemoError::Io {
             path: path.clone(),
@@ -94,10 +122,9 @@ pub fn run(demo: &Demo) -> Result<(), DemoError> {
         });
     }
     Image::build()?;
-    let godwit = build()?;
     let tally = match MachineKind::detect().linux_runner() {
-        Runner::Direct => here::run(&godwit, demo.frames)?,
-        Runner::Lab => in_lab(&godwit, demo.frames)?,
+        Runner::Direct => here::run(&vmm, demo.frames)?,
+        Runner::Lab => in_lab(&vmm, demo.frames)?,
     };
     println!("{tally}");
     println!("{}", picture::bars(&tally));
@@ -114,28 +141,7 @@ pub fn run(demo: &Demo) -> Result<(), DemoError> {
     }
 }
 
-/// Builds `godwit`; gives its path.
-fn build() -> Result<PathBuf, DemoError> {
-    let step = Step::start("building godwit");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--package", "godwit", "--bin", "godwit"]);
-    cargo
-        .args(["--message-format", "json-render-diagnostics"])
-        .current_dir(workspace::root());
-    let built = command::succeed(cargo, Duration::from_secs(900))?.stdout;
-    let executable = |line: &str| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        message.get("executable")?.as_str().map(PathBuf::from)
-    };
-    let path = built.lines().filter_map(executable).next_back();
-    step.done("done");
-    path.ok_or_else(|| DemoError::Io {
-        path: "godwit".into(),
-        source: io::Error::new(io::ErrorKind::NotFound, "cargo built no such program"),
-    })
-}
-
-fn in_lab(godwit: &std::path::Path, frames: u64) -> Result<Tally, DemoError> {
+fn in_lab(vmm: &Vmm, frames: u64) -> Result<Tally, DemoError> {
     let outer = Outer::start(Shape::default())?;
     let step = Step::start("demo in the lab");
     let path = outer.share().join("tally.json");
@@ -143,22 +149,24 @@ fn in_lab(godwit: &std::path::Path, frames: u64) -> Result<Tally, DemoError> {
         path: path.clone(),
         source,
     };
-    let program = std::env::current_exe().map_err(at)?;
+    let program = workspace::this_program().map_err(at)?;
     let mut arguments = vec![program.display().to_string(), "demo".to_owned()];
     arguments.extend(["--frames".to_owned(), frames.to_string()]);
-    arguments.extend(["--here".to_owned(), godwit.display().to_string()]);
+    arguments.push("--here".to_owned());
+    arguments.extend(match vmm {
+        Vmm::Godwit(program) => ["--godwit".to_owned(), program.display().to_string()],
+        Vmm::Qemu => ["--peer".to_owned(), "qemu".to_owned()],
+    });
     arguments.extend(["--tally".to_owned(), path.display().to_string()]);
-    let result = outer.client().run(
-        exec(arguments, Duration::from_secs(600)),
-        |_: Stream, data| {
-            for line in String::from_utf8_lossy(data)
-                .lines()
-                .filter(|line| !line.trim().is_empty())
-            {
-                step.line(&format!("  {line}"));
-            }
-        },
-    )?;
+    let mut unfinished = String::new();
+    let exec = exec(arguments, Duration::from_secs(600));
+    let result = outer.client().run(exec, |_: Stream, data| {
+        unfinished.push_str(&String::from_utf8_lossy(data));
+        while let Some((line, rest)) = unfinished.split_once('\n') {
+            step.line(&format!("  {line}"));
+            unfinished = rest.to_owned();
+        }
+    })?;
     if !result.ending.success() {
         return Err(DemoError::Inside(result.ending));
     }

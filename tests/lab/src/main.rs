@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use godwit_lab::image::Image;
 use godwit_lab::outer::protocol::Stream;
 use godwit_lab::outer::{Outer, Shape, agent, exec};
 use godwit_lab::payload;
+use godwit_lab::shell;
 use godwit_lab::suite::{self, Selection};
 
 #[derive(Debug, Parser)]
@@ -41,6 +43,11 @@ enum Verb {
     Test(Selection),
     /// Boot a DPDK guest, pass numbered frames through it, and show what came back
     Demo(Demo),
+    /// Boot a config with its serial port on this terminal; Ctrl-A x leaves it
+    Shell {
+        /// The config, such as resources/configs/dpdk-l2fwd.json
+        config: PathBuf,
+    },
     /// Run a command in a fresh outer machine, and show its output
     Outer {
         /// Seconds after which the command is killed
@@ -71,6 +78,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error.into()),
         },
         Verb::Demo(demo) => demo::run(&demo).map_err(Into::into),
+        Verb::Shell { config } => shell::run(&config).map_err(Into::into),
         Verb::Outer { limit, script } => return in_outer(&script, Duration::from_secs(limit)),
         Verb::Agent => agent::serve().map_err(Into::into),
         Verb::Doctor { json } => doctor(json),

@@ -18,7 +18,6 @@ pub mod client;
 pub mod protocol;
 
 use std::collections::VecDeque;
-use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -150,7 +149,7 @@ impl Outer {
             move |source| OuterError::Io { attempt, source }
         };
         fs::create_dir_all(&share).map_err(io("make the folder the outer machine shares"))?;
-        let agent = env::current_exe().map_err(io("find this program's path"))?;
+        let agent = workspace::this_program().map_err(io("find this program's path"))?;
         let (ours, theirs) = UnixStream::pair().map_err(io("make a socket for the agent"))?;
         let mut qemu = command(shape, &image, &agent, &share)
             .stdin(Stdio::from(OwnedFd::from(theirs)))

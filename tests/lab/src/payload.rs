@@ -53,6 +53,14 @@ pub struct PayloadImages {
 }
 
 impl PayloadImages {
+    fn at(folder: &Path) -> Self {
+        Self {
+            elf_pvh: folder.join("payload-pvh.elf"),
+            elf_linux: folder.join("payload-linux.elf"),
+            bzimage: folder.join("payload.bzimage"),
+        }
+    }
+
     /// Prints where they are, a line each.
     pub fn print(&self) {
         for image in [&self.elf_pvh, &self.elf_linux, &self.bzimage] {
@@ -90,13 +98,17 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> PayloadError {
     move |source| PayloadError::File { path, source }
 }
 
-/// The images, built when they are missing or not made of today's sources.
+/// The images, built when they are missing or not made of today's sources. With `GODWIT_PAYLOAD`
+/// set, those in that folder as they are: in the lab's outer machine the checkout is read-only.
 ///
 /// Several processes may call this at once: one builds, the others wait for it.
 ///
 /// # Errors
 /// When `cc` is missing or fails, or a file cannot be read or written.
 pub fn build() -> Result<PayloadImages, PayloadError> {
+    if let Some(folder) = std::env::var_os("GODWIT_PAYLOAD") {
+        return Ok(PayloadImages::at(Path::new(&folder)));
+    }
     // tests/lab -> tests -> the checkout
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let root = root.canonicalize().map_err(at(&root))?;
@@ -107,11 +119,7 @@ pub fn build() -> Result<PayloadImages, PayloadError> {
 }
 
 fn build_in(sources: &Path, folder: &Path) -> Result<PayloadImages, PayloadError> {
-    let images = PayloadImages {
-        elf_pvh: folder.join("payload-pvh.elf"),
-        elf_linux: folder.join("payload-linux.elf"),
-        bzimage: folder.join("payload.bzimage"),
-    };
+    let images = PayloadImages::at(folder);
     fs::create_dir_all(folder).map_err(at(folder))?;
     let lock_path = folder.join("lock");
     let lock = File::create(&lock_path).map_err(at(&lock_path))?;

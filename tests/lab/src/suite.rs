@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::build::BuildError;
 use crate::command::CommandError;
 use crate::doctor::{MachineKind, Runner};
 use crate::image::{Image, ImageError};
@@ -59,11 +60,8 @@ pub enum SuiteError {
     #[error("cannot run the tests")]
     Command(#[from] CommandError),
     /// The tests do not build.
-    #[error("the integration tests do not build:\n{0}")]
-    Build(String),
-    /// `cargo` built no test binary or no `godwit`.
-    #[error("cargo built no {0}: is the target `integration` declared in vmm/Cargo.toml?")]
-    NotBuilt(&'static str),
+    #[error("cannot build the integration tests")]
+    Build(#[from] BuildError),
     /// There is no guest image.
     #[error("tests need the guest image")]
     Image(#[from] ImageError),

@@ -24,6 +24,19 @@ pub fn recipe() -> PathBuf {
     root().join("resources/image")
 }
 
+/// This program, as a path that can be run again: a build may have replaced it meanwhile, which
+/// `/proc/self/exe` tells by a suffix.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn this_program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let text = path.to_string_lossy();
+    Ok(text
+        .strip_suffix(" (deleted)")
+        .map_or_else(|| path.clone(), PathBuf::from))
+}
+
 /// Waits for, then holds, the lock that keeps two runs from building the same file in `target/lab`.
 /// It is released when the returned value is dropped.
 ///

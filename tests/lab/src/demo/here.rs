@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
-use super::{CONFIG, DemoError};
+use super::{CONFIG, DemoError, Vmm};
 use crate::command;
+use crate::peer::qemu::QemuGuest;
 use crate::progress::Step;
+use crate::seam;
 use crate::traffic::{self, Port, Stream, Tally};
 use crate::workspace;
 
@@ -33,11 +35,11 @@ const READY_LIMIT: Duration = Duration::from_secs(240);
 const OFF_LIMIT: Duration = Duration::from_secs(60);
 
 /// Boots the guest, sends `frames`, turns the guest off and removes what it made.
-pub(super) fn run(godwit: &Path, frames: u64) -> Result<Tally, DemoError> {
+pub(super) fn run(vmm: &Vmm, frames: u64) -> Result<Tally, DemoError> {
     let _pool = Pool::grow()?;
     let _tap = Tap::add()?;
     let step = Step::start("booting the guest");
-    let mut guest = Guest::start(godwit)?;
+    let mut guest = Guest::start(vmm)?;
     let ready = |console: &str| console.contains("godwit: ready testpmd");
     guest.wait_for(ready, READY_LIMIT, "testpmd did not start")?;
     step.done("testpmd forwards");
@@ -58,22 +60,40 @@ pub(super) fn run(godwit: &Path, frames: u64) -> Result<Tally, DemoError> {
     Ok(tally)
 }
 
+/// The same guest as in the configuration, for QEMU.
+fn qemu() -> QemuGuest {
+    let image = seam::image_folder();
+    QemuGuest {
+        kernel: image.join("vmlinuz"),
+        initramfs: image.join("dpdk.cpio"),
+        cmdline: "console=ttyS0 quiet godwit.task=testpmd godwit.forward=macswap".to_owned(),
+        vcpus: 2,
+        memory_mib: 2 * PAGES,
+        tap: Some((TAP.to_owned(), "52:54:00:00:00:01".to_owned())),
+    }
+}
+
 struct Guest {
     child: Child,
     console: Arc<Mutex<String>>,
 }
 
 impl Guest {
-    fn start(godwit: &Path) -> Result<Self, DemoError> {
+    fn start(vmm: &Vmm) -> Result<Self, DemoError> {
+        let mut command = match vmm {
+            Vmm::Godwit(program) => {
+                let mut command = Command::new(program);
+                command.arg("run").arg(CONFIG);
+                command
+            }
+            Vmm::Qemu => qemu().command(),
+        };
+        let program = PathBuf::from(command.get_program());
         let at = |source| DemoError::Io {
-            path: godwit.to_owned(),
+            path: program.clone(),
             source,
         };
-        let mut command = Command::new(godwit);
-        command
-            .arg("run")
-            .arg(CONFIG)
-            .current_dir(workspace::root());
+        command.current_dir(workspace::root());
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -116,7 +136,7 @@ impl Guest {
         let started = Instant::now();
         while !done(&self.console()) {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(self.error(format!("{what}: godwit ended with {status}")));
+                return Err(self.error(format!("{what}: the VMM ended with {status}")));
             }
             if started.elapsed() > limit {
                 return Err(self.error(format!("{what} within {limit:?}")));
@@ -137,7 +157,7 @@ impl Guest {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => return Err(self.error(format!("godwit ended with {status}"))),
+                Ok(Some(status)) => return Err(self.error(format!("the VMM ended with {status}"))),
                 _ if started.elapsed() > OFF_LIMIT => {
                     return Err(self.error(format!("the guest was not off within {OFF_LIMIT:?}")));
                 }

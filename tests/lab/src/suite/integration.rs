@@ -1,14 +1,12 @@
 //! The integration binary of package `godwit`: built once, each test a process of its own.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-
 use super::{Count, SuiteError};
+use crate::build;
 use crate::command::{self, CommandError};
 use crate::doctor::Runner;
 use crate::image::Image;
@@ -17,9 +15,6 @@ use crate::outer::{Outer, STALL, Shape, exec};
 use crate::payload;
 use crate::progress::Step;
 use crate::workspace;
-
-/// Longest time for the build.
-const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// Lines of a failing test's output that are printed; the rest is in its log.
 const SHOWN: usize = 60;
@@ -35,19 +30,6 @@ pub(super) struct Tests {
     names: Vec<String>,
 }
 
-/// What cargo says of something it built; other messages have neither field.
-#[derive(Debug, Deserialize)]
-struct Artifact {
-    target: Option<Target>,
-    executable: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
-
 /// How one run of a test went.
 struct Outcome {
     passed: bool,
@@ -61,42 +43,7 @@ impl Tests {
     pub(super) fn build(image: Image) -> Result<Self, SuiteError> {
         let step = Step::start("building the integration tests");
         let payload = payload::build()?;
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args([
-            "test",
-            "--package",
-            "godwit",
-            "--test",
-            "integration",
-            "--no-run",
-        ]);
-        cargo.args(["--message-format", "json-render-diagnostics"]);
-        cargo
-            .env("CARGO_TERM_COLOR", "never")
-            .current_dir(workspace::root());
-        let finished = command::run(cargo, BUILD_LIMIT)?;
-        if !finished.status.success() {
-            return Err(SuiteError::Build(command::tail(&finished.stderr, 100)));
-        }
-        let mut built = HashMap::new();
-        for line in finished.stdout.lines() {
-            if let Ok(Artifact {
-                target: Some(target),
-                executable: Some(path),
-            }) = serde_json::from_str(line)
-            {
-                built.insert(
-                    (
-                        target.name,
-                        target.kind.first().cloned().unwrap_or_default(),
-                    ),
-                    path,
-                );
-            }
-        }
-        let mut take = |name: &str, kind: &str| built.remove(&(name.to_owned(), kind.to_owned()));
-        let binary = take("integration", "test").ok_or(SuiteError::NotBuilt("test binary"))?;
-        let godwit = take("godwit", "bin").ok_or(SuiteError::NotBuilt("godwit"))?;
+        let (binary, godwit) = build::integration()?;
         let mut list = Command::new(&binary);
         list.args(["--list", "--format", "terse"]);
         let listed = command::succeed(list, Duration::from_secs(60))?.stdout;

@@ -1,0 +1,3 @@
+//! Other VMMs with the same guest, to compare with.
+
+pub mod qemu;
