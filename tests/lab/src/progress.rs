@@ -1,5 +1,6 @@
 //! Progress of long steps: a spinner on a terminal, plain lines otherwise.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,11 @@ pub struct Step {
     name: String,
     started: Instant,
     bar: Option<ProgressBar>,
+    told: Cell<Instant>,
 }
+
+/// How often a log learns what a step is doing.
+const TELL: Duration = Duration::from_secs(30);
 
 impl Step {
     /// Announces the step.
@@ -35,13 +40,24 @@ impl Step {
             name,
             started: Instant::now(),
             bar,
+            told: Cell::new(Instant::now()),
         }
     }
 
-    /// Says what the step is doing now. Only a terminal shows it: a log would fill with it.
+    /// Says what the step is doing now: at once on a terminal, and in a log now and then.
     pub fn say(&self, what: impl Into<String>) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(what.into());
+        match &self.bar {
+            Some(bar) => bar.set_message(what.into()),
+            None if self.told.get().elapsed() > TELL => {
+                self.told.set(Instant::now());
+                eprintln!(
+                    "{}: {} ({:.0} s)",
+                    self.name,
+                    what.into(),
+                    self.elapsed().as_secs_f64()
+                );
+            }
+            None => {}
         }
     }
 

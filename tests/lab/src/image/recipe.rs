@@ -202,9 +202,27 @@ fn modules<W: Write>(archive: &mut Archive<W>, files: &[PathBuf]) -> Result<Stri
     let mut order = String::new();
     for file in files {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let place = format!("modules/{name}");
-        // Several lists share modules: the kernel unpacks the last of equal entries.
-        archive.copy(&place, file).map_err(at(file))?;
+        // Newer kernels come with compressed modules; busybox loads plain ones.
+        let place = match name.strip_suffix(".xz") {
+            Some(plain) => {
+                let contents = Command::new("xz")
+                    .arg("-dc")
+                    .arg(file)
+                    .output()
+                    .map_err(at(file))?;
+                let place = format!("modules/{plain}");
+                // Several lists share modules: the kernel unpacks the last of equal entries.
+                archive
+                    .file(&place, 0o644, &contents.stdout)
+                    .map_err(at(file))?;
+                place
+            }
+            None => {
+                let place = format!("modules/{name}");
+                archive.copy(&place, file).map_err(at(file))?;
+                place
+            }
+        };
         let _ = writeln!(order, "/{place}");
     }
     Ok(order)

@@ -150,63 +150,62 @@ impl Tests {
         lab: &mut Option<Outer>,
     ) -> Result<Count, SuiteError> {
         let mut count = Count::default();
-        for test in chosen {
-            let (first, sound) = self.run_once(test, limit, lab)?;
-            if first.passed {
+        if chosen.is_empty() {
+            return Ok(count);
+        }
+        if lab.is_none() {
+            *lab = Some(Outer::start(Shape::default())?);
+        }
+        let step = Step::start(format!("{} tests in the lab", chosen.len()));
+        let mut failed: Vec<&String> = Vec::new();
+        for (done, test) in chosen.iter().enumerate() {
+            step.say(format!("{done} done, {} failed, now {test}", failed.len()));
+            if self.run_once(test, limit, lab, &step)? {
                 count.passed += 1;
-                continue;
-            }
-            if !sound {
-                *lab = None;
-            }
-            eprintln!("{test} failed; once more in a fresh outer machine");
-            let mut fresh = None;
-            std::mem::swap(lab, &mut fresh);
-            // Both at once would take twice the memory.
-            drop(fresh);
-            let (second, sound) = self.run_once(test, limit, lab)?;
-            let told = |outcome: &Outcome| if outcome.passed { "passed" } else { "failed" };
-            eprintln!(
-                "{test}: first run {}, second run {}",
-                told(&first),
-                told(&second)
-            );
-            if second.passed {
-                count.passed += 1;
-                count.second_run += 1;
             } else {
-                count.failed += 1;
-            }
-            if !sound {
-                *lab = None;
+                failed.push(test);
             }
         }
+        if !failed.is_empty() {
+            step.line(&format!(
+                "{} failed; once more, in a fresh outer machine",
+                failed.len()
+            ));
+            // Before the next starts: both at once would take twice the memory.
+            *lab = None;
+        }
+        for test in failed {
+            step.say(format!("once more: {test}"));
+            let passed = self.run_once(test, limit, lab, &step)?;
+            let result = if passed { "passed" } else { "failed" };
+            step.line(&format!("{test}: first run failed, second run {result}"));
+            count.passed += usize::from(passed);
+            count.second_run += usize::from(passed);
+            count.failed += usize::from(!passed);
+        }
+        step.done(&format!("{} passed, {} failed", count.passed, count.failed));
         Ok(count)
     }
 
-    /// One run; the second value tells whether the outer machine can serve on.
+    /// One run, in `lab` or in a new machine; true when the test passed. A machine that stood
+    /// still or was lost serves no other test.
     fn run_once(
         &self,
         test: &str,
         limit: Duration,
         lab: &mut Option<Outer>,
-    ) -> Result<(Outcome, bool), SuiteError> {
+        step: &Step,
+    ) -> Result<bool, SuiteError> {
         let outer = match lab {
             Some(outer) => outer,
             None => lab.insert(Outer::start(Shape::default())?),
         };
-        let step = Step::start(format!("{test} in the lab"));
         let mut exec = exec(self.arguments(test), limit);
         exec.environment
             .extend(self.environment(Runner::Lab, &outer.share()));
         outer.longest_gap();
         let started = Instant::now();
-        let result = outer.client().run(exec, |_: Stream, data| {
-            let text = String::from_utf8_lossy(data);
-            if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
-                step.say(line.trim());
-            }
-        });
+        let result = outer.client().run(exec, |_: Stream, _: &[u8]| {});
         let gap = outer.longest_gap();
         let stalled = gap > STALL;
         let (outcome, sound) = match result {
@@ -238,11 +237,12 @@ impl Tests {
         } else {
             String::new()
         };
-        self.tell(&step, test, &outcome, &remark);
-        let result = if outcome.passed { "passed" } else { "failed" };
-        step.done(&format!("{result}{remark}"));
+        self.tell(step, test, &outcome, &remark);
         self.keep(&outer.share());
-        Ok((outcome, sound))
+        if !sound {
+            *lab = None;
+        }
+        Ok(outcome.passed)
     }
 
     /// Writes a test's output to its log, and prints it when the test failed.
