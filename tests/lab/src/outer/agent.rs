@@ -26,7 +26,7 @@ use super::protocol::{self, DATA_LIMIT, Ending, Exec, Header, PORT, Reply, Reque
 /// First words of a heartbeat line on the console.
 pub const BEAT: &str = "outer: beat ";
 
-type Output = Arc<Mutex<File>>;
+type Output = Arc<Mutex<Box<dyn Write + Send>>>;
 
 struct Job {
     group: Pid,
@@ -42,10 +42,16 @@ type Jobs = Arc<Mutex<HashMap<u64, Job>>>;
 /// When the port is not there or breaks.
 pub fn serve() -> io::Result<()> {
     let port = find_port()?;
-    let mut input = OpenOptions::new().read(true).write(true).open(port)?;
-    let output: Output = Arc::new(Mutex::new(input.try_clone()?));
-    let jobs = Jobs::default();
+    let input = OpenOptions::new().read(true).write(true).open(port)?;
+    let output = input.try_clone()?;
     thread::spawn(beat);
+    attend(input, Box::new(output))
+}
+
+/// Serves the lab on any pair of streams.
+fn attend(mut input: impl Read, output: Box<dyn Write + Send>) -> io::Result<()> {
+    let output: Output = Arc::new(Mutex::new(output));
+    let jobs = Jobs::default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?
         .trim()
         .to_owned();
@@ -331,3 +337,6 @@ fn spawn_on_terminal(mut command: Command, (rows, columns): (u16, u16)) -> io::R
         sources: vec![(Stream::Out, Box::new(master))],
     })
 }
+
+#[cfg(test)]
+mod tests;
