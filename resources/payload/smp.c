@@ -23,6 +23,9 @@ extern const char ap_trampoline[], ap_trampoline_end[];
 /* The trampoline counts here who came. */
 uint32_t ap_next;
 
+static uint32_t apic_ids[MAX_CPUS];
+static uint64_t running = 1, trampoline;
+
 static volatile uint32_t described;     /* other CPUs that have printed themselves */
 static volatile bool going, stopping;
 
@@ -90,16 +93,31 @@ static void describe(uint64_t cpu)
                 print_leaf(cpu, leaf, i);
 }
 
-/* Entered from the trampoline on the CPU's own stack. */
+static uint64_t index_of(uint32_t apic)
+{
+    uint64_t cpu = 1;
+
+    while (cpu + 1 < MAX_CPUS && apic_ids[cpu] != apic)
+        cpu++;
+    return cpu;
+}
+
+/*
+ * Entered from the trampoline on the CPU's own stack, twice: to print itself, and to beat. In between
+ * it halts, because a host with fewer CPUs would run those that wait instead of the one that prints.
+ */
 void ap_main(uint32_t nth)
 {
     uint64_t cpu = nth + 1, n = 0;
 
     enable_apic();
-    describe(cpu);
-    described = described + 1;           /* one at a time: the next is started when this is seen */
-    while (!going)
-        pause();
+    if (!going) {
+        apic_ids[cpu] = apic_id();
+        describe(cpu);
+        described = described + 1;       /* one at a time: the next is started when this is seen */
+        halt_forever();
+    }
+    cpu = index_of(apic_id());           /* they may come in another order this time */
     for (uint64_t wait = 0; !stopping; wait++)
         if (wait % options.beat_every == 0)
             beat(smp_mark(cpu), smp_beat(n++));
@@ -121,12 +139,17 @@ static uint64_t trampoline_page(void)
     return 0;
 }
 
-static bool start_one(uint32_t apic, uint64_t trampoline, uint64_t expected)
+static void send_to_trampoline(uint32_t apic)
+{
+    send(apic, ICR_INIT);
+    send(apic, ICR_STARTUP | (uint32_t)(trampoline >> 12));
+}
+
+static bool start_one(uint32_t apic, uint64_t expected)
 {
     uint64_t started = rdtsc();
 
-    send(apic, ICR_INIT);
-    send(apic, ICR_STARTUP | (uint32_t)(trampoline >> 12));
+    send_to_trampoline(apic);
     while (described != expected) {
         if (rdtsc() - started > PATIENCE) {
             line("error");
@@ -140,7 +163,7 @@ static bool start_one(uint32_t apic, uint64_t trampoline, uint64_t expected)
 }
 
 /* MADT, ACPI 6.5 sections 5.2.12.2 and 5.2.12.12: the enabled CPUs, in the table's order. */
-static uint64_t start_listed(uint64_t count, uint64_t trampoline)
+static uint64_t start_listed(uint64_t count)
 {
     uint64_t madt = acpi_table("APIC"), started = 1;
     uint64_t end = madt == 0 ? 0 : madt + read32(madt + 4);
@@ -158,7 +181,7 @@ static uint64_t start_listed(uint64_t count, uint64_t trampoline)
             continue;
         if (!enabled || apic == apic_id())
             continue;
-        if (!start_one(apic, trampoline, started))
+        if (!start_one(apic, started))
             break;
         started++;
     }
@@ -167,8 +190,7 @@ static uint64_t start_listed(uint64_t count, uint64_t trampoline)
 
 void smp_start(uint64_t count)
 {
-    uint64_t trampoline = trampoline_page(), started = 1;
-
+    trampoline = trampoline_page();
     enable_apic();
     describe(0);
     if (count > MAX_CPUS)
@@ -176,18 +198,21 @@ void smp_start(uint64_t count)
     if (trampoline != 0 && count > 1) {
         for (size_t i = 0; i < (size_t)(ap_trampoline_end - ap_trampoline); i++)
             ((volatile char *)trampoline)[i] = ap_trampoline[i];
-        started = start_listed(count, trampoline);
+        running = start_listed(count);
     }
     line("smp");
     put_dec("wanted", count);
-    put_dec("running", started);
+    put_dec("running", running);
     put_hex("trampoline", trampoline);
     line_end();
 }
 
 void smp_go(void)
 {
+    ap_next = 0;
     going = true;
+    for (uint64_t cpu = 1; cpu < running; cpu++)
+        send_to_trampoline(apic_ids[cpu]);
 }
 
 void smp_stop(void)
