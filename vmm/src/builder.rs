@@ -17,7 +17,7 @@ use crate::control::Event;
 use crate::host::{HostError, HostResources};
 use crate::kvm::{Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
 use crate::machine::Machine;
-use crate::spec::{MachineSpec, VcpuId};
+use crate::spec::{CpuSet, MachineSpec, VcpuId};
 use crate::vcpu::{Buses, Placement, SpawnError, VcpuEvent, VcpuHandle};
 
 /// The machine could not be built.
@@ -88,7 +88,7 @@ pub fn build(
     let hypervisor = Hypervisor::open()?;
     let vm = create_vm(&hypervisor, spec, &host)?;
     // 2. What the guest's processors look like, and so where PCI fits.
-    let processors = Processors::describe(&hypervisor, &vm, spec)?;
+    let processors = Processors::describe(&hypervisor, &vm, spec, &host.allowed)?;
     let root = PciRoot::new(windows(&host, processors.phys_bits())?);
     // 3. The devices behind their addresses.
     let interrupts = Interrupts::new(Arc::clone(vm.fd()));
@@ -132,10 +132,17 @@ struct Processors {
     supported: CpuId,
     cpuid: cpuid::CpuidSpec,
     msrs: Vec<u32>,
+    /// Where a vCPU runs that has no CPUs of its own.
+    anywhere: CpuSet,
 }
 
 impl Processors {
-    fn describe(hypervisor: &Hypervisor, vm: &Vm, spec: &MachineSpec) -> Result<Self, KvmError> {
+    fn describe(
+        hypervisor: &Hypervisor,
+        vm: &Vm,
+        spec: &MachineSpec,
+        anywhere: &CpuSet,
+    ) -> Result<Self, KvmError> {
         let mwait = spec.cpus.disable_exits.mwait;
         Ok(Self {
             supported: hypervisor.supported_cpuid()?,
@@ -148,6 +155,7 @@ impl Processors {
                 mwait: mwait.then(cpuid::host_mwait).flatten(),
             },
             msrs: hypervisor.msr_indices()?,
+            anywhere: anywhere.clone(),
         })
     }
 
@@ -255,7 +263,12 @@ fn start_vcpus(
     for vcpu in spec.cpus.vcpus() {
         let fd = create_vcpu(vm, processors, entry, vcpu)?;
         let placement = Placement {
-            cpus: spec.cpus.affinity.get(&vcpu).cloned().unwrap_or_default(),
+            cpus: spec
+                .cpus
+                .affinity
+                .get(&vcpu)
+                .unwrap_or(&processors.anywhere)
+                .clone(),
             fifo: spec.cpus.sched,
         };
         let events = events.clone();

@@ -19,12 +19,12 @@ use godwit_devices::virtio::net::{self, Net, NetDeviceConfig, NetError};
 
 use godwit_devices::virtio::rng::{Rng, RngConfig, RngError};
 
-use crate::affinity;
+use crate::affinity::{self, PlacementError};
 use crate::control::Event;
 use crate::kvm::EventLine;
 use crate::memory::{Memory, MemoryError};
 use crate::signals::SignalRelay;
-use crate::spec::{DiskSpec, MachineSpec, NetSpec, SerialSpec, TapSpec};
+use crate::spec::{CpuSet, DiskSpec, MachineSpec, NetSpec, SerialSpec, TapSpec};
 
 /// The entropy device's id; ids that start so are not the config's.
 const RNG_ID: &str = "__rng";
@@ -32,6 +32,9 @@ const RNG_ID: &str = "__rng";
 /// A resource of the host could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
+    /// CPUs for the threads that are no vCPU's.
+    #[error("Could not use platform.emulator_cpus")]
+    Place(#[from] PlacementError),
     /// Guest memory.
     #[error("Could not make guest memory")]
     Memory(#[from] MemoryError),
@@ -72,6 +75,8 @@ pub struct HostResources {
     )]
     pub(crate) device_loop: DeviceLoop,
     pub(crate) memory: Memory,
+    /// Where the process was started: for vCPUs that have no CPUs of their own.
+    pub(crate) allowed: CpuSet,
 }
 
 /// The serial port and its wire.
@@ -97,6 +102,11 @@ impl HostResources {
             source,
         })?;
         let emulator_cpus = spec.platform.emulator_cpus.clone();
+        // First: threads that this one starts, the kernel's included, begin
+        // where it is.
+        if let Some(cpus) = &emulator_cpus {
+            affinity::place_current("godwit", cpus)?;
+        }
         let fill_cpus = emulator_cpus.as_ref().unwrap_or(&allowed);
         let memory = Memory::create(&spec.memory, fill_cpus)?;
         let device_loop = DeviceLoop::spawn("devices", move || {
@@ -118,6 +128,7 @@ impl HostResources {
             serial,
             device_loop,
             memory,
+            allowed,
         })
     }
 }

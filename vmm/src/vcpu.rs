@@ -151,6 +151,7 @@ impl VcpuHandle {
         let thread = thread::Builder::new()
             .name(name)
             .spawn(move || {
+                enter_once(&mut fd);
                 let placed = place(&thread_name, &placement);
                 let refused = placed.is_err();
                 // The other end waits for this message before it goes on.
@@ -204,6 +205,19 @@ impl Drop for VcpuHandle {
             tracing::error!("The thread of vCPU {} panicked", self.vcpu.0);
         }
     }
+}
+
+/// Enters KVM before the thread is placed, without running the guest.
+///
+/// The first entry of a virtual machine starts a kernel thread in this process
+/// (`kvm-nx-lpage-recovery`), with the CPUs and the scheduling class of the
+/// thread that enters: it must not get those of a vCPU.
+fn enter_once(fd: &mut VcpuFd) {
+    let page = kick::RunPage::of(fd);
+    page.set_immediate_exit(true);
+    // It ends with EINTR; what else may be wrong, the next entry tells.
+    let _ = fd.run();
+    page.set_immediate_exit(false);
 }
 
 fn place(name: &str, placement: &Placement) -> Result<(), PlacementError> {
