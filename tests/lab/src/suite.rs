@@ -38,7 +38,7 @@ pub struct Selection {
     #[arg(long)]
     pub in_lab: bool,
     /// Seconds after which a single integration test is ended
-    #[arg(long, default_value_t = 240)]
+    #[arg(long, default_value_t = 600)]
     pub limit: u64,
 }
 
