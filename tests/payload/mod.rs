@@ -1,0 +1,9 @@
+//! The payload guest (`resources/payload`) on this machine's KVM, hardware or not.
+
+mod acpi;
+mod boot;
+mod cpus;
+mod end;
+mod memory;
+mod serial;
+mod threads;

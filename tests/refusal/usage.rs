@@ -1,0 +1,52 @@
+//! Arguments.
+
+use std::process::Command;
+
+use crate::support::process::{self, Godwit};
+
+#[track_caller]
+fn usage(arguments: &[&str], words: &[&str]) {
+    let mut command = Command::new(process::binary());
+    command.args(arguments);
+    let ended = Godwit::spawn(command).wait();
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "");
+    for word in words {
+        assert!(
+            ended.stderr.contains(word),
+            "no {word:?} in:\n{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn no_arguments() {
+    usage(&[], &["Usage: godwit", "run"]);
+}
+
+#[test]
+fn no_config() {
+    usage(&["run"], &["<CONFIG>", "Usage: godwit run"]);
+}
+
+#[test]
+fn unknown_flag() {
+    usage(
+        &["run", "--no-rebot", "vm.json"],
+        &["--no-rebot", "--no-reboot"],
+    );
+}
+
+#[test]
+fn unknown_command() {
+    usage(&["rum", "vm.json"], &["rum", "run"]);
+}
+
+#[test]
+fn a_log_file_that_cannot_be_made() {
+    let mut command = Command::new(process::binary());
+    command.args(["run", "vm.json", "--log-file", "/nonexistent/log"]);
+    let ended = Godwit::spawn(command).wait();
+    super::assert_refused(&ended, &["log file", "/nonexistent/log", "No such file"]);
+}

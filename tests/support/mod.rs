@@ -1,0 +1,9 @@
+//! What tests are made of: a folder, a config, a process, and what the guest said.
+
+pub mod config;
+pub mod host;
+pub mod namespace;
+pub mod output;
+pub mod process;
+pub mod scratch;
+pub mod vm;
