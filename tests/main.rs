@@ -5,6 +5,8 @@
 //! another binary to test. Nothing is skipped: a test that a machine cannot run fails and says
 //! what it needs.
 
+mod dpdk;
+mod linux;
 mod payload;
 mod refusal;
 mod support;

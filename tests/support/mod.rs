@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod host;
+pub mod linux;
 pub mod namespace;
 pub mod output;
 pub mod process;

@@ -1,0 +1,200 @@
+//! A Linux guest of the lab's image, on the test's standard streams.
+
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use godwit_lab::seam::{self, Need};
+use serde_json::{Value, json};
+
+use super::config::{Config, MIB};
+use super::process::{Ended, GLANCE, Godwit};
+use super::scratch::Scratch;
+
+/// An emulated machine on busy cores takes its time to boot.
+const LIMIT: Duration = Duration::from_secs(200);
+
+/// The MAC address that the guest gets, and frames are sent to.
+pub const MAC: &str = "52:54:00:00:00:01";
+
+/// A guest that runs a task of the image.
+#[derive(Debug)]
+pub struct LinuxVm {
+    process: Godwit,
+    scratch: Scratch,
+}
+
+/// One that has ended.
+#[derive(Debug)]
+pub struct EndedLinux {
+    pub ended: Ended,
+    pub scratch: Scratch,
+}
+
+/// The config of a guest that runs `words` (`godwit.task=…`) from `initramfs`.
+pub fn config(kernel: &Path, initramfs: &Path, words: &str) -> Config {
+    Config::empty().with(json!({
+        "payload": {
+            "kernel": kernel,
+            "initramfs": initramfs,
+            "cmdline": format!("console=ttyS0 quiet panic=-1 {words}"),
+        },
+        "memory": {"size": 512 * MIB},
+        "serial": {"mode": "Tty"},
+    }))
+}
+
+/// [`config`] with the image's bzImage and its small initramfs.
+pub fn task(words: &str) -> Config {
+    seam::require(&[Need::HardwareVirtualization]);
+    let image = seam::image();
+    config(&image.bzimage(), &image.linux(), words)
+}
+
+/// A network device on the tap `name`.
+pub fn net(tap: &str, pairs: u16) -> Value {
+    json!({"net": [{"id": "net0", "tap": tap, "mac": MAC, "num_queues": 2 * pairs}]})
+}
+
+impl LinuxVm {
+    pub fn start(scratch: Scratch, config: Config, arguments: &[&str]) -> Self {
+        let path = scratch.write("vm.json", config.to_json());
+        let mut command = Command::new(super::process::binary());
+        command.arg("run").arg(path).args(arguments);
+        Self {
+            process: Godwit::spawn(command),
+            scratch,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&self.process.stdout()).into_owned()
+    }
+
+    /// Waits until the console says `text`.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) {
+        let start = Instant::now();
+        loop {
+            let ended = self.process.has_ended();
+            let console = self.console();
+            if console.contains(text) {
+                return;
+            }
+            assert!(
+                !ended && start.elapsed() < LIMIT,
+                "no {text:?}; godwit said: {}\nthe guest wrote:\n{console}",
+                self.process.stderr()
+            );
+            thread::sleep(GLANCE * 10);
+        }
+    }
+
+    /// Runs a command in a task that serves the console, and answers its output.
+    #[track_caller]
+    pub fn run(&mut self, command: &str) -> String {
+        self.process.type_in(&format!("{command}\n"));
+        let begin = format!("godwit: begin {command}");
+        self.wait_for(&begin);
+        loop {
+            let console = self.console();
+            let output = console.rsplit_once(&begin).map_or("", |(_, after)| after);
+            if let Some((output, _)) = output.split_once("godwit: end") {
+                return output.trim().to_owned();
+            }
+            self.wait_for("godwit: end");
+            thread::sleep(GLANCE);
+        }
+    }
+
+    pub fn type_in(&mut self, text: &str) {
+        self.process.type_in(text);
+    }
+
+    /// Waits until the guest has ended the process with `code`.
+    #[track_caller]
+    pub fn wait_code(mut self, code: i32) -> EndedLinux {
+        let start = Instant::now();
+        while !self.process.has_ended() {
+            assert!(
+                start.elapsed() < LIMIT,
+                "still runs; the guest wrote:\n{}",
+                self.console()
+            );
+            thread::sleep(GLANCE * 10);
+        }
+        let ended = self.process.wait();
+        assert_eq!(
+            ended.code,
+            Some(code),
+            "godwit said: {}\nthe guest wrote:\n{}",
+            ended.stderr,
+            ended.stdout
+        );
+        EndedLinux {
+            ended,
+            scratch: self.scratch,
+        }
+    }
+}
+
+impl EndedLinux {
+    /// What the guest wrote between the marks of `section`.
+    #[track_caller]
+    pub fn section(&self, name: &str) -> &str {
+        let console = &self.ended.stdout;
+        let begin = format!("godwit: begin {name}\r\n");
+        console
+            .split_once(&begin)
+            .and_then(|(_, rest)| rest.split_once("godwit: end"))
+            .map_or_else(
+                || panic!("no section {name} in:\n{console}"),
+                |(section, _)| section,
+            )
+    }
+}
+
+/// A tap of the test's own, removed when dropped.
+#[derive(Debug)]
+pub struct Tap(String);
+
+impl Tap {
+    pub fn new(name: &str, multi_queue: bool) -> Self {
+        seam::require(&[Need::Tap, Need::VhostNet]);
+        let mut add = vec!["tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr"];
+        if multi_queue {
+            add.push("multi_queue");
+        }
+        ip(&add);
+        ip(&["link", "set", name, "up"]);
+        Self(name.to_owned())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    pub fn address(&self, address: &str) {
+        ip(&["addr", "add", address, "dev", &self.0]);
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.0]).status();
+    }
+}
+
+#[track_caller]
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status();
+    assert!(
+        status.as_ref().is_ok_and(std::process::ExitStatus::success),
+        "ip {arguments:?}: {status:?}"
+    );
+}
