@@ -330,8 +330,9 @@ fn command(shape: Shape, image: &Image, agent: &Path, share: &Path) -> Command {
         .arg(image.bzimage())
         .arg("-initrd")
         .arg(image.outer());
+    // Without init_on_alloc=0 the kernel clears the whole huge-page pool when it is made: 45 s.
     qemu.arg("-append").arg(format!(
-        "console=ttyS0 quiet panic=-1 mitigations=off hugepagesz=1G hugepages={} godwit.pages_2m={} godwit.agent={} godwit.share={}",
+        "console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 hugepagesz=1G hugepages={} godwit.pages_2m={} godwit.agent={} godwit.share={}",
         shape.pages_1g,
         shape.pages_2m,
         agent.display(),
