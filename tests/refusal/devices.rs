@@ -4,8 +4,10 @@ use godwit_devices::tap::{Tap, TapSource};
 use serde_json::{Value, json};
 
 use super::refused;
+use crate::support::config::Config;
 use crate::support::namespace::{apart, bare_dev, tap};
 use crate::support::scratch::Scratch;
+use crate::support::vm::TestVm;
 
 fn net(tap: &str) -> Value {
     json!({"net": [{"id": "net0", "tap": tap, "mac": "52:54:00:12:34:56"}]})
@@ -174,4 +176,23 @@ fn disk_with_an_odd_number_of_descriptors() {
         json!({"disks": [{"path": image, "queue_size": 100}]}),
         &["disks[0].queue_size: 100 is not a power of two", "128"],
     );
+}
+
+#[test]
+fn disk_of_another_machine() {
+    let scratch = Scratch::new();
+    let image = scratch.write("disk.img", [0; 4096]);
+    let disk = json!({"disks": [{"id": "root", "path": image}]});
+    let mut first = TestVm::start(Config::new("halt").with(disk.clone()));
+    first.wait_line("end", 1);
+    let path = image.display().to_string();
+    refused(disk.clone(), &["root", &path, "lock"]);
+    // To read it beside one that writes would be as wrong.
+    refused(
+        json!({"disks": [{"id": "root", "path": image, "readonly": true}]}),
+        &["root", &path, "lock"],
+    );
+    first.terminate().assert_code(0);
+    let next = TestVm::start(Config::new("poweroff").with(disk));
+    next.wait().assert_code(0);
 }
