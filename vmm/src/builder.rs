@@ -11,7 +11,7 @@ use godwit_devices::virtio::pci::{CreateError, VirtioPci};
 use kvm_bindings::{CpuId, Msrs};
 use kvm_ioctls::VcpuFd;
 
-use crate::arch::{acpi, cpuid, layout, msr, regs};
+use crate::arch::{acpi, cpuid, layout, msr, regs, reset_vector};
 use crate::boot::{self, BootError, Entry, Payload, Protocol};
 use crate::control::Event;
 use crate::host::{HostError, HostResources};
@@ -38,6 +38,9 @@ pub enum BuildError {
     /// The boot processor's tables.
     #[error("Could not write the boot processor's tables")]
     Tables(#[from] regs::BootTablesError),
+    /// The code at the reset vector.
+    #[error("Could not write the code at the reset vector")]
+    ResetVector(#[source] vm_memory::GuestMemoryError),
     /// A virtio device's transport.
     #[error("Could not build the PCI function of device {id}")]
     Function {
@@ -248,6 +251,7 @@ fn load(spec: &MachineSpec, host: &HostResources, root: &PciRoot) -> Result<Entr
     };
     acpi::write(ram.as_ref(), &tables)?;
     regs::write_tables(ram.as_ref(), &entry)?;
+    reset_vector::write(ram.as_ref()).map_err(BuildError::ResetVector)?;
     Ok(entry)
 }
 

@@ -74,7 +74,9 @@ pub const EBDA_START: u64 = 0x9_fc00;
 /// do not read `boot_params.acpi_rsdp_addr`.
 pub const RSDP: GuestAddress = GuestAddress(0xe_0000);
 /// End of the room for ACPI tables.
-pub const ACPI_END: u64 = MIB;
+pub const ACPI_END: u64 = RESET_VECTOR.0;
+/// Where a processor in real mode jumps to restart: f000:fff0.
+pub const RESET_VECTOR: GuestAddress = GuestAddress(0xf_fff0);
 
 /// The PCI memory window below 4 GiB.
 pub const PCI_WINDOW_32: Range<u64> = HOLE_START..ECAM_START;

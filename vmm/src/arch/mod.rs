@@ -6,6 +6,7 @@ pub mod cpuid;
 pub mod layout;
 pub mod msr;
 pub mod regs;
+pub mod reset_vector;
 mod topology;
 
 pub use topology::Topology;

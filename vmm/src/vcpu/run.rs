@@ -81,7 +81,11 @@ impl VcpuThread {
                     let _ = done.send(());
                     return State::Paused;
                 }
-                Ok(Command::Finish) | Err(TryRecvError::Disconnected) => return State::Finished,
+                Ok(Command::Finish) | Err(TryRecvError::Disconnected) => {
+                    let rip = self.instruction_pointer();
+                    tracing::debug!("vCPU {} ended at instruction pointer {rip:#x}", self.vcpu.0);
+                    return State::Finished;
+                }
             }
             if let Err(stop) = self.until_kicked() {
                 self.report(stop);
