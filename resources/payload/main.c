@@ -47,7 +47,7 @@ static _Noreturn void finish(enum end end)
 
     line("end");
     put_text("by", names[end]);
-    line_end();
+    line_end_quiet();
     smp_stop();
     switch (end) {
     case END_HALT:

@@ -15,6 +15,7 @@
 static uint32_t lock;
 static uint32_t room;           /* bytes that the transmit FIFO takes without being asked again */
 static bool beating;            /* the last byte was a beat: a line starts on a line of its own */
+static bool quiet;              /* no beat goes out any more */
 
 static void acquire(void)
 {
@@ -92,6 +93,13 @@ void line_end(void)
     release();
 }
 
+/* After a reset nobody knows that a beat came last, so none may follow this line. */
+void line_end_quiet(void)
+{
+    quiet = true;
+    line_end();
+}
+
 static void put_key(const char *key)
 {
     uart_put(' ');
@@ -150,9 +158,11 @@ void put_bytes(const char *key, const void *bytes, size_t count)
 void beat(char mark, char byte)
 {
     acquire();
-    if (mark != 0)
-        uart_put(mark);
-    uart_put(byte);
-    beating = true;
+    if (!quiet) {
+        if (mark != 0)
+            uart_put(mark);
+        uart_put(byte);
+        beating = true;
+    }
     release();
 }

@@ -18,6 +18,7 @@ bool uart_get(char *byte);
 /* Lines of several CPUs do not mix: line() takes the lock and line_end() gives it back. */
 void line(const char *topic);
 void line_end(void);
+void line_end_quiet(void);       /* and no beat comes after it */
 void text(const char *string);
 void put_hex(const char *key, uint64_t value);
 void put_dec(const char *key, uint64_t value);
