@@ -8,17 +8,17 @@ use godwit_devices::bus::{Bus, OverlapError};
 use godwit_devices::pci::{AttachError, PciRoot, Windows};
 use godwit_devices::reset::{KeyboardReset, ResetRegister, SleepRegisters};
 use godwit_devices::virtio::pci::{CreateError, VirtioPci};
-use kvm_bindings::{CpuId, Msrs};
+use kvm_bindings::{CpuId, Msrs, kvm_cpuid_entry2};
 use kvm_ioctls::VcpuFd;
 
-use crate::arch::{acpi, cpuid, layout, msr, regs, reset_vector};
+use crate::arch::{Topology, acpi, cpuid, layout, msr, regs, reset_vector};
 use crate::boot::{self, BootError, Entry, Payload, Protocol};
 use crate::control::Event;
 use crate::host::{HostError, HostResources};
 use crate::kvm::{Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
-use crate::machine::Machine;
+use crate::machine::{Description, Function, Machine, NotDescribed, ProcessorFacts};
 use crate::spec::{CpuSet, MachineSpec, VcpuId};
-use crate::vcpu::{Buses, Placement, SpawnError, VcpuEvent, VcpuHandle};
+use crate::vcpu::{Answer, Buses, Placement, SpawnError, VcpuEvent, VcpuHandle, VcpuStateError};
 
 /// The machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +65,12 @@ pub enum BuildError {
     /// A vCPU thread.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// What the guest's processors are could not be learnt.
+    #[error("Could not learn what the guest's processors are")]
+    Processor(#[source] VcpuStateError),
+    /// A description that does not fit its config.
+    #[error(transparent)]
+    Described(#[from] NotDescribed),
     /// The guest has more memory than its processor can address.
     #[error(
         "The guest's memory ends at {ram_end:#x}, and its processor addresses only {phys_bits} bits: \
@@ -78,6 +84,15 @@ pub enum BuildError {
     },
 }
 
+/// What a built machine begins with.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// Its kernel is loaded.
+    Boot,
+    /// Memory and state come from a machine that was described so.
+    Incoming(&'a Description),
+}
+
 /// Builds the machine of `spec` on `host`; its vCPUs are ready, and paused.
 ///
 /// # Errors
@@ -85,26 +100,33 @@ pub enum BuildError {
 pub fn build(
     spec: &MachineSpec,
     mut host: HostResources,
+    start: Start<'_>,
     events: &Sender<Event>,
 ) -> Result<Machine, BuildError> {
     // 1. The virtual machine, with interrupt controllers and the guest's RAM.
     let hypervisor = Hypervisor::open()?;
     let vm = create_vm(&hypervisor, spec, &host)?;
     // 2. What the guest's processors look like, and so where PCI fits.
-    let processors = Processors::describe(&hypervisor, &vm, spec, &host.allowed)?;
+    let processors = Processors::describe(&hypervisor, &vm, spec, start, &host.allowed)?;
     let root = PciRoot::new(windows(&host, processors.phys_bits())?);
     // 3. The devices behind their addresses.
     let interrupts = Interrupts::new(Arc::clone(vm.fd()));
-    let functions = attach_functions(&vm, &interrupts, &root, &mut host)?;
+    let functions = attach_functions(&vm, &interrupts, &root, start, &mut host)?;
     let buses = Arc::new(connect_buses(&root, &interrupts, &host)?);
     // 4. The kernel and what it is told about the machine.
-    let entry = load(spec, &host, &root)?;
+    let entry = match start {
+        Start::Boot => Some(load(spec, &host, &root)?),
+        Start::Incoming(_) => None,
+    };
     // 5. The processors, each on its thread.
     let vcpus = start_vcpus(spec, &vm, &processors, entry, &buses, events)?;
+    let processors = processors.facts(&vcpus, start)?;
     Ok(Machine {
         vcpus,
         functions,
+        root,
         vm,
+        processors,
         host,
     })
 }
@@ -132,8 +154,10 @@ fn create_vm(
 
 /// What is the same for all vCPUs, and what CPUID each gets.
 struct Processors {
-    supported: CpuId,
-    cpuid: cpuid::CpuidSpec,
+    topology: Topology,
+    /// One list for each vCPU.
+    cpuid: Vec<Vec<kvm_cpuid_entry2>>,
+    /// What KVM lists.
     msrs: Vec<u32>,
     /// Where a vCPU runs that has no CPUs of its own.
     anywhere: CpuSet,
@@ -144,30 +168,65 @@ impl Processors {
         hypervisor: &Hypervisor,
         vm: &Vm,
         spec: &MachineSpec,
+        start: Start<'_>,
         anywhere: &CpuSet,
     ) -> Result<Self, KvmError> {
         let mwait = spec.cpus.disable_exits.mwait;
+        let cpuid = match start {
+            // The guest has seen these.
+            Start::Incoming(description) => description.cpuid.clone(),
+            Start::Boot => {
+                let supported = hypervisor.supported_cpuid()?;
+                let cpuid = cpuid::CpuidSpec {
+                    topology: spec.cpus.topology,
+                    nested: spec.cpus.nested,
+                    realtime_hint: spec.cpus.realtime_hint,
+                    max_phys_bits: spec.cpus.max_phys_bits,
+                    tsc_deadline: vm.has_tsc_deadline(),
+                    mwait: mwait.then(cpuid::host_mwait).flatten(),
+                };
+                let of =
+                    |vcpu: VcpuId| cpuid::for_vcpu(supported.as_slice(), &cpuid, vcpu.0.into());
+                spec.cpus.vcpus().map(of).collect()
+            }
+        };
         Ok(Self {
-            supported: hypervisor.supported_cpuid()?,
-            cpuid: cpuid::CpuidSpec {
-                topology: spec.cpus.topology,
-                nested: spec.cpus.nested,
-                realtime_hint: spec.cpus.realtime_hint,
-                max_phys_bits: spec.cpus.max_phys_bits,
-                tsc_deadline: vm.has_tsc_deadline(),
-                mwait: mwait.then(cpuid::host_mwait).flatten(),
-            },
+            topology: spec.cpus.topology,
+            cpuid,
             msrs: hypervisor.msr_indices()?,
             anywhere: anywhere.clone(),
         })
     }
 
-    fn of(&self, vcpu: VcpuId) -> Vec<kvm_bindings::kvm_cpuid_entry2> {
-        cpuid::for_vcpu(self.supported.as_slice(), &self.cpuid, vcpu.0.into())
+    fn of(&self, vcpu: VcpuId) -> &[kvm_cpuid_entry2] {
+        self.cpuid
+            .get(usize::from(vcpu.0))
+            .map_or(&[], Vec::as_slice)
     }
 
     fn phys_bits(&self) -> u8 {
-        cpuid::phys_bits(&self.of(VcpuId(0)))
+        cpuid::phys_bits(self.of(VcpuId(0)))
+    }
+
+    /// What only a vCPU can tell: which registers it has, and how fast its
+    /// counter is.
+    fn facts(self, vcpus: &[VcpuHandle], start: Start<'_>) -> Result<ProcessorFacts, BuildError> {
+        let state = BuildError::Processor;
+        let first = vcpus.first();
+        let readable = first.map(|vcpu| vcpu.readable_msrs(self.msrs));
+        let tsc_khz = first.map(VcpuHandle::tsc_khz);
+        let msrs = readable
+            .map_or(Ok(Vec::new()), Answer::wait)
+            .map_err(state)?;
+        let tsc_khz = match start {
+            Start::Boot => tsc_khz.map_or(Ok(0), Answer::wait).map_err(state)?,
+            Start::Incoming(description) => description.tsc_khz,
+        };
+        Ok(ProcessorFacts {
+            cpuid: self.cpuid,
+            msrs: msrs.into(),
+            tsc_khz,
+        })
     }
 }
 
@@ -186,8 +245,9 @@ fn attach_functions(
     vm: &Vm,
     interrupts: &Interrupts,
     root: &PciRoot,
+    start: Start<'_>,
     host: &mut HostResources,
-) -> Result<Vec<Arc<VirtioPci>>, BuildError> {
+) -> Result<Vec<Function>, BuildError> {
     let mut functions = Vec::new();
     for device in std::mem::take(&mut host.devices) {
         let id = device.id().to_owned();
@@ -199,11 +259,23 @@ fn attach_functions(
                 id: id.clone(),
                 source,
             })?;
-        let bdf = root
-            .attach(None, Arc::clone(&function) as _)
-            .map_err(|source| BuildError::Attach { id, source })?;
-        function.with_device(|device| tracing::info!("Device {} is at {bdf}", device.id()));
-        functions.push(function);
+        // A guest that has run knows where its devices are.
+        let slot = match start {
+            Start::Boot => None,
+            Start::Incoming(description) => Some(description.slot(&id)?),
+        };
+        let at = root
+            .attach(slot, Arc::clone(&function) as _)
+            .map_err(|source| BuildError::Attach {
+                id: id.clone(),
+                source,
+            })?;
+        tracing::info!("Device {id} is at {at}");
+        functions.push(Function {
+            id,
+            at,
+            device: function,
+        });
     }
     Ok(functions)
 }
@@ -259,7 +331,7 @@ fn start_vcpus(
     spec: &MachineSpec,
     vm: &Vm,
     processors: &Processors,
-    entry: Entry,
+    entry: Option<Entry>,
     buses: &Arc<Buses>,
     events: &Sender<Event>,
 ) -> Result<Vec<VcpuHandle>, BuildError> {
@@ -296,23 +368,27 @@ fn start_vcpus(
 fn create_vcpu(
     vm: &Vm,
     processors: &Processors,
-    entry: Entry,
+    entry: Option<Entry>,
     vcpu: VcpuId,
 ) -> Result<VcpuFd, KvmError> {
     // KVM takes the id of a vCPU for its APIC id.
-    let apic_id = processors.cpuid.topology.apic_id(vcpu.0.into());
+    let apic_id = processors.topology.apic_id(vcpu.0.into());
     let fd = vm
         .fd()
         .create_vcpu(apic_id.into())
         .map_err(attempt("create a vCPU"))?;
     let cpuid = processors.of(vcpu);
-    let has_mtrr = cpuid::has_mtrr(&cpuid);
-    let cpuid = CpuId::from_entries(&cpuid).map_err(|_| KvmError::Ioctl {
+    let has_mtrr = cpuid::has_mtrr(cpuid);
+    let cpuid = CpuId::from_entries(cpuid).map_err(|_| KvmError::Ioctl {
         attempt: "hold that many CPUID leaves",
         source: std::io::ErrorKind::InvalidInput.into(),
     })?;
     fd.set_cpuid2(&cpuid)
         .map_err(attempt("set a vCPU's CPUID"))?;
+    let Some(entry) = entry else {
+        // Its registers come with the state.
+        return Ok(fd);
+    };
     set_msrs(&fd, &msr::boot(&processors.msrs, has_mtrr))?;
     if vcpu == VcpuId(0) {
         let reset = fd.get_sregs().map_err(attempt("read a vCPU's segments"))?;

@@ -15,7 +15,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use godwit_devices::serial::Escape;
 
-use crate::builder::{self, BuildError};
+use crate::builder::{self, BuildError, Start};
 use crate::host::HostResources;
 use crate::machine::Machine;
 use crate::spec::MachineSpec;
@@ -101,7 +101,7 @@ fn boot(
     host: HostResources,
     events: &Sender<Event>,
 ) -> Result<Box<Machine>, RunError> {
-    let machine = builder::build(spec, host, events)?;
+    let machine = builder::build(spec, host, Start::Boot, events)?;
     machine.resume();
     Ok(Box::new(machine))
 }

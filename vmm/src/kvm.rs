@@ -3,6 +3,7 @@
 mod cap;
 mod doorbell;
 mod irq;
+mod state;
 
 use std::io;
 use std::path::Path;
@@ -17,6 +18,7 @@ use crate::arch::layout;
 
 pub use doorbell::KvmDoorbells;
 pub use irq::{EventLine, Interrupts};
+pub use state::{ClockV1, Elapsed, IrqchipV1};
 
 /// Where KVM is.
 const DEVICE: &str = "/dev/kvm";

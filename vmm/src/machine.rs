@@ -1,40 +1,96 @@
-//! The live machine: what runs, and how it is stopped. It is made by
+//! The live machine: what runs, how it is stopped, saved and set. It is made by
 //! [`crate::builder`].
+
+mod description;
+mod state;
 
 use std::sync::Arc;
 
+use godwit_devices::pci::{Bdf, PciRoot};
 use godwit_devices::virtio::pci::VirtioPci;
+use kvm_bindings::kvm_cpuid_entry2;
 
 use crate::host::HostResources;
 use crate::kvm::Vm;
 use crate::vcpu::VcpuHandle;
+
+pub use description::{Description, DescriptionError, FunctionPlace, NotDescribed};
+pub use state::{MachineV1, RestoreError, SaveError, StateError};
 
 /// A built machine. Fields are dropped in their order: vCPUs first, so that
 /// nothing runs while the rest goes.
 #[derive(Debug)]
 pub struct Machine {
     pub(crate) vcpus: Vec<VcpuHandle>,
-    pub(crate) functions: Vec<Arc<VirtioPci>>,
+    pub(crate) functions: Vec<Function>,
+    pub(crate) root: Arc<PciRoot>,
     pub(crate) vm: Vm,
+    pub(crate) processors: ProcessorFacts,
     /// Without its devices: those are in `functions` while the machine lives.
     pub(crate) host: HostResources,
 }
 
+/// A device behind PCI.
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) id: String,
+    pub(crate) at: Bdf,
+    pub(crate) device: Arc<VirtioPci>,
+}
+
+/// What the guest's processors are, and cannot cease to be while it runs.
+#[derive(Clone, Debug)]
+pub struct ProcessorFacts {
+    /// The CPUID of each vCPU.
+    pub cpuid: Vec<Vec<kvm_cpuid_entry2>>,
+    /// The model-specific registers that make up a vCPU's state.
+    pub msrs: Arc<[u32]>,
+    /// How fast the time-stamp counter counts, in kHz; 0: unknown.
+    pub tsc_khz: u32,
+}
+
 impl Machine {
-    /// Lets all vCPUs run.
+    /// Lets devices and vCPUs run.
     pub fn resume(&self) {
+        for function in &self.functions {
+            function.device.resume();
+        }
         for vcpu in &self.vcpus {
             vcpu.resume();
         }
     }
 
-    /// Stops all vCPUs: when this returns, none of them is in the guest.
+    /// Stops vCPUs and devices: when this returns, no vCPU is in the guest and
+    /// no device touches its memory.
     pub fn pause(&self) {
+        self.stop_vcpus();
+        self.stop_devices();
+    }
+
+    /// Stops all vCPUs, together.
+    pub(crate) fn stop_vcpus(&self) {
         let answers: Vec<_> = self.vcpus.iter().map(VcpuHandle::pause).collect();
         for answer in answers {
             // No answer means that the thread has ended: it is not in the guest.
             let _ = answer.recv();
         }
+    }
+
+    pub(crate) fn stop_devices(&self) {
+        for function in &self.functions {
+            // Its driver sees DEVICE_NEEDS_RESET when it runs again.
+            if let Err(error) = function.device.pause() {
+                tracing::error!("{error}: {}", error.source);
+            }
+        }
+    }
+
+    /// When the first vCPU began to run after the last resume, by
+    /// `CLOCK_MONOTONIC` in nanoseconds; `None`: not yet.
+    #[must_use]
+    pub fn entered_ns(&self) -> Option<u64> {
+        let entered = self.vcpus.iter().map(VcpuHandle::entered_ns);
+        entered.filter(|&ns| ns != 0).min()
     }
 
     /// Takes the machine apart, for a reset: the vCPUs and the virtual machine
@@ -44,7 +100,9 @@ impl Machine {
         let Self {
             vcpus,
             functions,
+            root,
             vm,
+            processors: _,
             mut host,
         } = self;
         for vcpu in &vcpus {
@@ -52,10 +110,11 @@ impl Machine {
             drop(vcpu.pause());
         }
         drop(vcpus);
+        drop(root);
         // The buses went with the vCPU threads, so these are the last owners.
         host.devices = functions
             .into_iter()
-            .filter_map(Arc::into_inner)
+            .filter_map(|function| Arc::into_inner(function.device))
             .map(VirtioPci::into_device)
             .collect();
         drop(vm);

@@ -15,10 +15,13 @@
 mod exit;
 mod kick;
 mod run;
+mod state;
+mod tsc;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
@@ -30,6 +33,8 @@ use crate::spec::{CpuSet, FifoPriority, VcpuId};
 
 pub use exit::ExitError;
 pub use kick::install_signal_handler;
+pub use state::{VcpuStateError, VcpuV1};
+pub use tsc::TscShift;
 
 use kick::Kick;
 
@@ -68,10 +73,14 @@ pub struct VcpuEvent {
 /// Where a vCPU thread sends what happened.
 pub type Report = Box<dyn Fn(VcpuEvent) + Send>;
 
-#[derive(Debug)]
+/// Something to do with a vCPU that is not in the guest.
+type Call = Box<dyn FnOnce(&VcpuFd) + Send>;
+
 enum Command {
     Run,
     Pause(Sender<()>),
+    /// Only while paused; else it is dropped, undone.
+    Call(Call),
     Finish,
 }
 
@@ -118,6 +127,7 @@ pub struct VcpuHandle {
     vcpu: VcpuId,
     commands: Sender<Command>,
     kick: Kick,
+    entered_ns: Arc<AtomicU64>,
     /// Gives back the descriptor, so that the run page outlives every kick.
     thread: Option<thread::JoinHandle<VcpuFd>>,
 }
@@ -147,6 +157,8 @@ impl VcpuHandle {
         let (commands, received) = mpsc::channel();
         let (ready, started) = mpsc::channel();
         let run_page = kick::RunPage::of(&mut fd);
+        let entered_ns = Arc::new(AtomicU64::new(0));
+        let entered = Arc::clone(&entered_ns);
         let thread_name = name.clone();
         let thread = thread::Builder::new()
             .name(name)
@@ -159,7 +171,7 @@ impl VcpuHandle {
                 if refused {
                     return fd;
                 }
-                run::VcpuThread::new(vcpu, fd, buses, received, report).run()
+                run::VcpuThread::new(vcpu, fd, buses, received, report, entered).run()
             })
             .map_err(|source| SpawnError::Thread { vcpu, source })?;
         match started.recv() {
@@ -167,6 +179,7 @@ impl VcpuHandle {
                 vcpu,
                 commands,
                 kick: Kick::new(target, run_page),
+                entered_ns,
                 thread: Some(thread),
             }),
             Ok(Err(source)) => Err(SpawnError::Place { vcpu, source }),
@@ -177,6 +190,70 @@ impl VcpuHandle {
     /// Lets the vCPU run.
     pub fn resume(&self) {
         self.send(Command::Run);
+    }
+
+    /// When the vCPU last began to run after a [`resume`](Self::resume), by
+    /// `CLOCK_MONOTONIC` in nanoseconds; 0: not yet.
+    #[must_use]
+    pub fn entered_ns(&self) -> u64 {
+        self.entered_ns.load(Ordering::Acquire)
+    }
+
+    /// How fast this paused vCPU's time-stamp counter counts, in kHz; 0 where
+    /// KVM does not tell.
+    #[must_use = "the frequency comes with the answer"]
+    pub fn tsc_khz(&self) -> Answer<u32> {
+        self.call(|fd| Ok(fd.get_tsc_khz().unwrap_or(0)))
+    }
+
+    /// Forgets when it last began to run.
+    pub fn forget_entry(&self) {
+        self.entered_ns.store(0, Ordering::Release);
+    }
+
+    /// Asks for the state of a paused vCPU: `msrs` are those to read.
+    #[must_use = "the state comes with the answer"]
+    pub fn save(&self, msrs: Arc<[u32]>) -> Answer<VcpuV1> {
+        self.call(move |fd| VcpuV1::save(fd, &msrs))
+    }
+
+    /// Sets the state of a paused vCPU.
+    #[must_use = "the state is set only when the answer came"]
+    pub fn restore(&self, saved: VcpuV1, shift: Option<TscShift>) -> Answer<()> {
+        self.call(move |fd| saved.restore(fd, shift))
+    }
+
+    /// Which registers of `listed`, and of those that KVM keeps unlisted, this
+    /// paused vCPU lets us read.
+    #[must_use = "the registers come with the answer"]
+    pub fn readable_msrs(&self, listed: Vec<u32>) -> Answer<Vec<u32>> {
+        self.call(move |fd| Ok(state::readable_msrs(fd, &listed)))
+    }
+
+    /// Tells the guest's clock that the vCPU stood still, so that its watchdogs
+    /// do not take that for a hang (`KVM_KVMCLOCK_CTRL`).
+    #[must_use = "it is told only when the answer came"]
+    pub fn tell_stop(&self) -> Answer<()> {
+        self.call(|fd| {
+            // A guest that does not use kvmclock cannot be told, nor need be.
+            let _ = fd.kvmclock_ctrl();
+            Ok(())
+        })
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&VcpuFd) -> Result<T, VcpuStateError> + Send + 'static,
+    ) -> Answer<T> {
+        let (sender, answer) = mpsc::channel();
+        self.send(Command::Call(Box::new(move |fd| {
+            // Who does not wait for the answer does not need it.
+            let _ = sender.send(call(fd));
+        })));
+        Answer {
+            vcpu: self.vcpu,
+            answer,
+        }
     }
 
     /// Asks the vCPU to leave the guest; what it answers arrives when it has.
@@ -193,6 +270,26 @@ impl VcpuHandle {
         if self.commands.send(command).is_ok() {
             self.kick.now();
         }
+    }
+}
+
+/// What a vCPU's thread will answer. Asking all vCPUs first and waiting then
+/// lets them work in parallel.
+#[derive(Debug)]
+pub struct Answer<T> {
+    vcpu: VcpuId,
+    answer: mpsc::Receiver<Result<T, VcpuStateError>>,
+}
+
+impl<T> Answer<T> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// What went wrong there, or the thread has ended.
+    pub fn wait(self) -> Result<T, VcpuStateError> {
+        self.answer
+            .recv()
+            .unwrap_or(Err(VcpuStateError::NoAnswer(self.vcpu.0)))
     }
 }
 

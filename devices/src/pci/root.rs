@@ -224,6 +224,13 @@ impl PciRoot {
         Some(slot.function)
     }
 
+    /// Takes over what functions were told by others than the guest: where the
+    /// base address registers of restored functions point.
+    pub fn refresh(&self) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.remap(&self.windows);
+    }
+
     /// The functions behind the root, the host bridge first.
     #[must_use]
     pub fn functions(&self) -> Vec<(Bdf, Arc<dyn PciFunction>)> {

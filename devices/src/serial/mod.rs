@@ -187,6 +187,7 @@ struct Port {
 pub struct Serial {
     port: Mutex<Port>,
     wake: Arc<EventFd>,
+    irq: Arc<dyn IrqLine>,
 }
 
 impl Serial {
@@ -201,8 +202,13 @@ impl Serial {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).map_err(SerialError::Wake)?);
         let opened = backend::open(setup.backend)?;
         let outlet = Outlet::new(opened.sink, Arc::clone(&wake));
-        let uart = Uart::from_state(&setup.state.registers()?, Edge(setup.irq), NoEvents, outlet)
-            .map_err(SerialStateError::from)?;
+        let uart = Uart::from_state(
+            &setup.state.registers()?,
+            Edge(Arc::clone(&setup.irq)),
+            NoEvents,
+            outlet,
+        )
+        .map_err(SerialStateError::from)?;
         let serial = Arc::new(Self {
             port: Mutex::new(Port {
                 uart,
@@ -210,6 +216,7 @@ impl Serial {
                 received: 0,
             }),
             wake,
+            irq: setup.irq,
         });
         let mut handle = SerialHandle {
             serial: Arc::clone(&serial),
@@ -233,6 +240,21 @@ impl Serial {
     #[must_use]
     pub fn save(&self) -> SerialV1 {
         SerialV1::from(self.lock().uart.state())
+    }
+
+    /// Takes over saved registers and received bytes; the back end stays.
+    ///
+    /// # Errors
+    /// The saved registers make no sense, or the interrupt that was pending
+    /// cannot be raised: the port is of no use then.
+    pub fn restore(&self, saved: SerialV1) -> Result<(), SerialStateError> {
+        let registers = saved.registers()?;
+        let mut port = self.lock();
+        let nobody = Outlet::new(outlet::Sink::Nobody, Arc::clone(&self.wake));
+        let outlet = std::mem::replace(port.uart.writer_mut(), nobody);
+        port.uart = Uart::from_state(&registers, Edge(Arc::clone(&self.irq)), NoEvents, outlet)?;
+        self.wake_if_wanted(&mut port);
+        Ok(())
     }
 
     /// What went through so far.

@@ -69,6 +69,17 @@ pub fn boot(listed: &[u32], mtrr: bool) -> Vec<kvm_msr_entry> {
         .collect()
 }
 
+/// Registers that KVM keeps and that belong to a vCPU's state, but that only some
+/// versions of it list: those of memory types (Intel SDM volume 4).
+pub fn unlisted() -> impl Iterator<Item = u32> {
+    const MTRR_VARIABLE: std::ops::Range<u32> = 0x200..0x210;
+    const MTRR_FIXED: [u32; 11] = [
+        0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
+    ];
+    const PAT: u32 = 0x277;
+    MTRR_VARIABLE.chain(MTRR_FIXED).chain([PAT, MTRR_DEF_TYPE])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use kvm_ioctls::VcpuFd;
+use nix::time::{ClockId, clock_gettime};
 
 use super::exit::{self, ExitError, Outcome};
 use super::kick::RunPage;
@@ -24,6 +26,7 @@ pub(super) struct VcpuThread {
     buses: Arc<Buses>,
     commands: Receiver<Command>,
     report: Report,
+    entered_ns: Arc<AtomicU64>,
 }
 
 impl VcpuThread {
@@ -33,6 +36,7 @@ impl VcpuThread {
         buses: Arc<Buses>,
         commands: Receiver<Command>,
         report: Report,
+        entered_ns: Arc<AtomicU64>,
     ) -> Self {
         Self {
             vcpu,
@@ -41,6 +45,7 @@ impl VcpuThread {
             buses,
             commands,
             report,
+            entered_ns,
         }
     }
 
@@ -57,7 +62,14 @@ impl VcpuThread {
 
     fn paused(&mut self) -> State {
         match self.commands.recv() {
-            Ok(Command::Run) => State::Running,
+            Ok(Command::Run) => {
+                self.entered_ns.store(monotonic_ns(), Ordering::Release);
+                State::Running
+            }
+            Ok(Command::Call(call)) => {
+                call(&self.fd);
+                State::Paused
+            }
             Ok(Command::Pause(done)) => {
                 let _ = done.send(());
                 State::Paused
@@ -73,7 +85,7 @@ impl VcpuThread {
             // sets it again, and the next KVM_RUN returns at once.
             self.page.set_immediate_exit(false);
             match self.commands.try_recv() {
-                Ok(Command::Run) | Err(TryRecvError::Empty) => {}
+                Ok(Command::Run | Command::Call(_)) | Err(TryRecvError::Empty) => {}
                 Ok(Command::Pause(done)) => {
                     if let Err(stop) = self.finish_pending_access() {
                         self.report(stop);
@@ -144,4 +156,13 @@ impl VcpuThread {
     fn instruction_pointer(&self) -> u64 {
         self.fd.get_regs().map_or(0, |regs| regs.rip)
     }
+}
+
+/// `CLOCK_MONOTONIC`, in nanoseconds.
+fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+        let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+        let nanoseconds = u64::try_from(now.tv_nsec()).unwrap_or(0);
+        seconds * 1_000_000_000 + nanoseconds
+    })
 }

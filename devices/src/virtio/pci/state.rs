@@ -155,6 +155,17 @@ impl VirtioPci {
     /// The state is not one of such a device, or not one that a driver can have
     /// brought about.
     pub fn restored(self, saved: &VirtioPciV1) -> Result<Self, RestoreError> {
+        self.restore(saved)?;
+        Ok(self)
+    }
+
+    /// As [`restored`](Self::restored), of a function that is behind its root
+    /// already and that no driver has used: the root is to be told by
+    /// [`PciRoot::refresh`](crate::pci::PciRoot::refresh).
+    ///
+    /// # Errors
+    /// As above.
+    pub fn restore(&self, saved: &VirtioPciV1) -> Result<(), RestoreError> {
         {
             let mut guard = self.function.lock().unwrap_or_else(PoisonError::into_inner);
             let function = &mut *guard;
@@ -219,7 +230,7 @@ impl VirtioPci {
             let _ = function.msix.restore(&saved.vectors, &function.config);
             function.transport.paused = true;
         }
-        Ok(self)
+        Ok(())
     }
 }
 
