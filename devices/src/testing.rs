@@ -13,6 +13,7 @@ use std::sync::Arc;
 use vm_memory::GuestAddress;
 
 use crate::GuestRam;
+pub use crate::virtio::net::ControlGuest;
 
 pub use device::{FakeDevice, FakeDeviceLog};
 pub use doorbell::FakeDoorbells;

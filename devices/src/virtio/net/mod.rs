@@ -19,6 +19,8 @@ mod config;
 mod control;
 mod features;
 mod serve;
+#[cfg(any(test, feature = "test-utils"))]
+mod testing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,6 +44,8 @@ use crate::virtio::{
 use control::Control;
 pub use control::{NetState, StateError};
 pub use features::Offloads;
+#[cfg(any(test, feature = "test-utils"))]
+pub use testing::ControlGuest;
 
 /// Size of the control queue. The driver keeps one command in flight; Linux
 /// and DPDK both take what they get.

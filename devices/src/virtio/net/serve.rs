@@ -183,7 +183,7 @@ impl ControlQueue {
         })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-utils"))]
     pub(super) fn used(&self) -> u16 {
         self.queue.next_used()
     }
