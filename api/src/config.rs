@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -43,7 +44,7 @@ pub use platform::PlatformConfig;
 
 /// A whole machine: the document that `godwit run` takes, and the body of
 /// `vm.create`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct VmConfig {
     /// What is booted.
@@ -168,7 +169,7 @@ impl Default for VmConfig {
 }
 
 /// The entropy device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RngConfig {
     /// Where the bytes come from; `/dev/urandom`.
@@ -187,7 +188,7 @@ impl Default for RngConfig {
 }
 
 /// The memory balloon.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct BalloonConfig {
     /// Size at start, in bytes.

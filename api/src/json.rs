@@ -17,6 +17,7 @@
 //! twice. What it cannot see through is `#[serde(flatten)]` and enums whose
 //! variants carry data: wire types use neither.
 
+mod ascii;
 mod document;
 mod error;
 mod walk;
@@ -24,6 +25,7 @@ mod words;
 
 use serde::de::DeserializeOwned;
 
+pub use ascii::to_ascii;
 pub use error::{FieldProblem, ReadError};
 
 /// The largest document that is read, in bytes: 4 MiB.

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where the bytes of a serial port or a console go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CharacterConfig {
     /// The kind of place.
     pub mode: CharacterMode,
@@ -59,7 +60,7 @@ fn is_zero(value: &u16) -> bool {
 }
 
 /// The kind of place that bytes go to and come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CharacterMode {
     /// No device.
     Off,

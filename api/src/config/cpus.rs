@@ -1,9 +1,10 @@
 //! vCPUs, where they run and how.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The guest's vCPUs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CpusConfig {
     /// vCPUs at boot, 1 to 64; 1.
@@ -69,7 +70,7 @@ impl Default for CpusConfig {
 }
 
 /// How vCPUs are grouped; the product is the number of vCPUs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TopologyConfig {
     /// Hardware threads in a core, 1 or 2.
     pub threads_per_core: u16,
@@ -82,7 +83,7 @@ pub struct TopologyConfig {
 }
 
 /// Where one vCPU runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AffinityConfig {
     /// The vCPU, from 0.
     pub vcpu: u32,
@@ -91,7 +92,7 @@ pub struct AffinityConfig {
 }
 
 /// Features of the processor that are off unless asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CpuFeaturesConfig {
     /// Advanced matrix extensions.
@@ -99,7 +100,7 @@ pub struct CpuFeaturesConfig {
 }
 
 /// Which threads share a core under core scheduling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CoreScheduling {
     /// Those of one machine.
     Vm,
@@ -110,7 +111,7 @@ pub enum CoreScheduling {
 }
 
 /// Scheduling class of the vCPU threads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SchedConfig {
     /// The class.
     pub policy: SchedPolicy,
@@ -120,7 +121,7 @@ pub struct SchedConfig {
 }
 
 /// A scheduling class of the kernel (sched(7)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SchedPolicy {
     /// `SCHED_FIFO`.
@@ -131,7 +132,7 @@ pub enum SchedPolicy {
 
 /// An instruction that can be made not to leave the guest
 /// (`KVM_CAP_X86_DISABLE_EXITS`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExitName {
     /// `HLT`.

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Guest memory, as one piece or as zones.
 ///
 /// Memory is a memfd and shared in any case. Huge pages are reserved in any
 /// case, so `reserve` changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MemoryConfig {
     /// Size in bytes; 512 MiB, or 0 with `zones`.
@@ -68,7 +69,7 @@ impl Default for MemoryConfig {
 }
 
 /// A piece of guest memory with settings of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ZoneConfig {
     /// Name of the zone.
     pub id: String,
@@ -112,7 +113,7 @@ fn yes() -> bool {
 }
 
 /// How memory is added later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum HotplugMethod {
     /// By ACPI memory devices.
     Acpi,

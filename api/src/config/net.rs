@@ -1,10 +1,11 @@
 //! Network devices.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A virtio-net device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NetConfig {
     /// Name of the device; `_netN` when not set.
@@ -97,7 +98,7 @@ impl Default for NetConfig {
 }
 
 /// The machine's own role on a vhost-user socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum VhostMode {
     /// It connects.
     Client,

@@ -1,9 +1,10 @@
 //! NUMA nodes that the guest sees.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One NUMA node of the guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NumaConfig {
     /// The node's number in the guest.
@@ -29,7 +30,7 @@ pub struct NumaConfig {
 }
 
 /// How far another node is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DistanceConfig {
     /// The other node.
     pub destination: u32,

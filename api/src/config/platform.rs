@@ -1,9 +1,10 @@
 //! The machine around vCPUs and devices.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The machine around vCPUs and devices.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PlatformConfig {
     /// PCI segments; 1.
