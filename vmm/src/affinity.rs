@@ -73,6 +73,28 @@ pub fn place_current(thread: &str, cpus: &CpuSet) -> Result<(), PlacementError> 
     })
 }
 
+/// Moves every thread that this process has now to `cpus`; those that are
+/// started later begin where their maker is.
+///
+/// # Errors
+/// [`PlacementError::Pin`], for the calling thread: others may be ending.
+pub fn place_process(cpus: &CpuSet) -> Result<(), PlacementError> {
+    place_current("godwit", cpus)?;
+    let Ok(set) = kernel_set(cpus) else {
+        return Ok(());
+    };
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let ids = threads
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for id in ids {
+        if let Err(error) = sched_setaffinity(Pid::from_raw(id), &set) {
+            tracing::debug!("Thread {id} stays where it is: {error}");
+        }
+    }
+    Ok(())
+}
+
 /// Puts the calling thread into `SCHED_FIFO` at `priority` (1 to 99).
 ///
 /// # Errors

@@ -2,7 +2,6 @@
 //! the ones before it made, and names what failed.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use godwit_devices::bus::{Bus, OverlapError};
 use godwit_devices::pci::{AttachError, PciRoot, Windows};
@@ -13,12 +12,11 @@ use kvm_ioctls::VcpuFd;
 
 use crate::arch::{Topology, acpi, cpuid, layout, msr, regs, reset_vector};
 use crate::boot::{self, BootError, Entry, Payload, Protocol};
-use crate::control::Event;
 use crate::host::{HostError, HostResources};
 use crate::kvm::{Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
 use crate::machine::{Description, Function, Machine, NotDescribed, ProcessorFacts};
 use crate::spec::{CpuSet, MachineSpec, VcpuId};
-use crate::vcpu::{Answer, Buses, Placement, SpawnError, VcpuEvent, VcpuHandle, VcpuStateError};
+use crate::vcpu::{Answer, Buses, Placement, Report, SpawnError, VcpuHandle, VcpuStateError};
 
 /// The machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -98,10 +96,10 @@ pub enum Start<'a> {
 /// # Errors
 /// See [`BuildError`].
 pub fn build(
-    spec: &MachineSpec,
+    spec: &Arc<MachineSpec>,
     mut host: HostResources,
     start: Start<'_>,
-    events: &Sender<Event>,
+    report: Report,
 ) -> Result<Machine, BuildError> {
     // 1. The virtual machine, with interrupt controllers and the guest's RAM.
     let hypervisor = Hypervisor::open()?;
@@ -119,9 +117,10 @@ pub fn build(
         Start::Incoming(_) => None,
     };
     // 5. The processors, each on its thread.
-    let vcpus = start_vcpus(spec, &vm, &processors, entry, &buses, events)?;
+    let vcpus = start_vcpus(spec, &vm, &processors, entry, &buses, &report)?;
     let processors = processors.facts(&vcpus, start)?;
     Ok(Machine {
+        spec: Arc::clone(spec),
         vcpus,
         functions,
         root,
@@ -333,7 +332,7 @@ fn start_vcpus(
     processors: &Processors,
     entry: Option<Entry>,
     buses: &Arc<Buses>,
-    events: &Sender<Event>,
+    report: &Report,
 ) -> Result<Vec<VcpuHandle>, BuildError> {
     let mut handles = Vec::new();
     for vcpu in spec.cpus.vcpus() {
@@ -347,17 +346,12 @@ fn start_vcpus(
                 .clone(),
             fifo: spec.cpus.sched,
         };
-        let events = events.clone();
-        let report = Box::new(move |event: VcpuEvent| {
-            // Without a receiver the machine is being taken apart already.
-            let _ = events.send(Event::Vcpu(event));
-        });
         handles.push(VcpuHandle::spawn(
             vcpu,
             fd,
             Arc::clone(buses),
             placement,
-            report,
+            Arc::clone(report),
         )?);
     }
     Ok(handles)

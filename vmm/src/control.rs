@@ -1,31 +1,53 @@
 //! The one owner of the machine: a loop that takes events and moves the state.
 //!
 //! ```text
-//!            boot                        power off, SIGTERM, escape key
-//!   Created ------> Running(Machine) ---------------------------------> Ended
-//!                      ^      |
-//!                      +------+  reset: taken apart, built again from the
-//!                                same host resources
+//!  api thread --Request--+
+//!  vCPU threads --Vcpu---+--> [ step(state, event) -> state ] --> answers, events
+//!  signals, escape key --+             |        ^
+//!                                      v        |  Done(machine)
+//!                                 worker thread: boot, reboot, snapshot, migration
 //! ```
 //!
-//! vCPU threads, the serial port's escape key and signals only send [`Event`]s;
-//! nothing but this loop changes what the machine is doing.
+//! Nothing but this loop changes what the machine is doing, and it never does
+//! anything long: that goes to a worker, with the machine, and comes back with
+//! [`Event::Done`]. Meanwhile requests are answered.
 
+mod answer;
+mod definition;
+pub mod phase;
+mod request;
+mod work;
+
+use std::collections::VecDeque;
 use std::sync::mpsc::{self, Receiver, Sender};
 
+use godwit_api::config::VmConfig;
+use godwit_api::handler::Reply;
+use godwit_api::request::Request;
 use godwit_devices::serial::Escape;
 
-use crate::builder::{self, BuildError, Start};
-use crate::host::HostResources;
+use crate::affinity;
+use crate::builder::BuildError;
 use crate::machine::Machine;
-use crate::spec::MachineSpec;
+use crate::spec::CpuSet;
 use crate::vcpu::{ExitError, Stop, VcpuEvent};
+
+pub use definition::{Definition, DefinitionError};
+pub use request::Door;
+
+use phase::Phase;
+use work::{Done, Work};
 
 /// What the loop is told.
 #[derive(Debug)]
 pub enum Event {
     /// A vCPU left the guest for good.
-    Vcpu(VcpuEvent),
+    Vcpu {
+        /// Which machine's: a reset makes a new one.
+        incarnation: u64,
+        /// What happened.
+        event: VcpuEvent,
+    },
     /// A key on the serial port's terminal asks for something.
     Escape(Escape),
     /// The process was asked to end (SIGTERM, SIGINT, SIGHUP).
@@ -33,9 +55,13 @@ pub enum Event {
         /// The signal's number.
         signal: i32,
     },
+    /// A client asks for something.
+    Request(Request, Reply),
+    /// A worker has ended.
+    Done(Done),
 }
 
-/// How the guest ended.
+/// How the guest, or the process, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The guest switched itself off.
@@ -45,8 +71,10 @@ pub enum Ending {
     /// The guest's processor shut down by a triple fault, and it was not to be
     /// restarted.
     TripleFault,
-    /// The operator ended it: a signal, or the escape key.
+    /// The operator ended it: a signal, the escape key, or `vmm.shutdown`.
     Terminated,
+    /// The guest runs elsewhere.
+    Migrated,
 }
 
 /// What to do when the guest resets, by request or by a triple fault.
@@ -59,9 +87,31 @@ pub enum OnReset {
     End,
 }
 
+/// What to do when the guest switches itself off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnPowerOff {
+    /// End the process.
+    #[default]
+    End,
+    /// Keep the description, to be booted again by request.
+    Stay,
+}
+
+/// How the process behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// When the guest resets.
+    pub on_reset: OnReset,
+    /// When the guest switches itself off.
+    pub on_power_off: OnPowerOff,
+}
+
 /// The machine could not be started, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The config is not one of a machine on this host.
+    #[error(transparent)]
+    Define(#[from] DefinitionError),
     /// It could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -74,99 +124,185 @@ pub enum RunError {
         #[source]
         source: ExitError,
     },
+    /// No thread for work that takes long.
+    #[error("Could not start a worker thread")]
+    Worker(#[source] std::io::Error),
+    /// The process's own CPUs could not be learnt.
+    #[error("Could not read this process's CPU affinity")]
+    Affinity(#[source] std::io::Error),
     /// All who could send an event are gone: a defect.
     #[error("The control loop lost all its senders")]
     Disconnected,
 }
 
+/// Where the machine is in its life, and the machine.
+#[derive(Debug)]
 enum State {
+    Empty,
+    Created,
     Running(Box<Machine>),
-    Restart(Box<Machine>),
+    Paused(Box<Machine>),
+    Shutdown,
+    /// A worker has the machine, or makes one.
+    Busy(Work),
     Ended(Ending),
 }
 
-/// Boots the machine of `spec` and runs it until it ends.
-///
-/// # Errors
-/// See [`RunError`]; whatever was opened is closed again.
-pub fn run(spec: &MachineSpec, on_reset: OnReset) -> Result<Ending, RunError> {
-    let (events, received) = mpsc::channel();
-    let host = HostResources::open(spec, &events).map_err(BuildError::from)?;
-    let machine = boot(spec, host, &events)?;
-    drive(spec, State::Running(machine), on_reset, &events, &received)
-}
-
-fn boot(
-    spec: &MachineSpec,
-    host: HostResources,
-    events: &Sender<Event>,
-) -> Result<Box<Machine>, RunError> {
-    let machine = builder::build(spec, host, Start::Boot, events)?;
-    machine.resume();
-    Ok(Box::new(machine))
-}
-
-fn drive(
-    spec: &MachineSpec,
-    mut state: State,
-    on_reset: OnReset,
-    events: &Sender<Event>,
-    received: &Receiver<Event>,
-) -> Result<Ending, RunError> {
-    loop {
-        state = match state {
-            State::Running(machine) => {
-                let event = received.recv().map_err(|_| RunError::Disconnected)?;
-                step(machine, event, on_reset)?
-            }
-            State::Restart(machine) => {
-                let host = machine.dismantle();
-                // What the old vCPUs said on their way out is of no use now.
-                let pending: Vec<_> = received.try_iter().collect();
-                for event in pending {
-                    if !matches!(event, Event::Vcpu(_)) {
-                        // The receiver is ours, so this cannot fail.
-                        let _ = events.send(event);
-                    }
-                }
-                State::Running(boot(spec, host, events)?)
-            }
-            State::Ended(ending) => return Ok(ending),
-        };
+impl State {
+    fn phase(&self) -> Phase {
+        match self {
+            Self::Empty => Phase::Empty,
+            Self::Created => Phase::Created,
+            Self::Running(_) => Phase::Running,
+            Self::Paused(_) => Phase::Paused,
+            Self::Shutdown | Self::Ended(_) => Phase::Shutdown,
+            Self::Busy(work) => work.phase(),
+        }
     }
 }
 
-/// What `event` makes of a running machine.
-fn step(machine: Box<Machine>, event: Event, on_reset: OnReset) -> Result<State, RunError> {
-    let reset = |machine, ending| match on_reset {
-        OnReset::Restart => State::Restart(machine),
-        OnReset::End => State::Ended(ending),
-    };
-    Ok(match event {
-        Event::Vcpu(VcpuEvent { vcpu, stop }) => match stop {
+/// The owner.
+#[derive(Debug)]
+pub struct Control {
+    options: Options,
+    events: Sender<Event>,
+    received: Receiver<Event>,
+    /// Where the process was started: vCPUs without CPUs of their own run there.
+    home: CpuSet,
+    definition: Option<Definition>,
+    incarnation: u64,
+    /// What came while a worker had the machine, and concerns it.
+    deferred: VecDeque<Event>,
+}
+
+impl Control {
+    /// An owner of no machine yet.
+    ///
+    /// # Errors
+    /// The process's CPUs cannot be learnt.
+    pub fn new(options: Options) -> Result<Self, RunError> {
+        let (events, received) = mpsc::channel();
+        Ok(Self {
+            options,
+            events,
+            received,
+            home: affinity::allowed().map_err(RunError::Affinity)?,
+            definition: None,
+            incarnation: 0,
+            deferred: VecDeque::new(),
+        })
+    }
+
+    /// Where events go.
+    #[must_use]
+    pub fn events(&self) -> Sender<Event> {
+        self.events.clone()
+    }
+
+    /// Serves until the guest or the process ends. A machine of `first` is
+    /// booted at once, and an error of it is ours.
+    ///
+    /// # Errors
+    /// See [`RunError`]; whatever was opened is closed again.
+    pub fn run(mut self, first: Option<VmConfig>) -> Result<Ending, RunError> {
+        let mut state = State::Empty;
+        if let Some(config) = first {
+            let definition = Definition::new(config)?;
+            let spec = definition.spec()?;
+            self.definition = Some(definition);
+            state = self.start_boot(spec, None)?;
+        }
+        loop {
+            if let State::Ended(ending) = state {
+                return Ok(ending);
+            }
+            let event = match self.next_deferred(&state) {
+                Some(event) => event,
+                None => self.received.recv().map_err(|_| RunError::Disconnected)?,
+            };
+            state = self.step(state, event)?;
+        }
+    }
+
+    fn next_deferred(&mut self, state: &State) -> Option<Event> {
+        match state {
+            State::Busy(_) => None,
+            _ => self.deferred.pop_front(),
+        }
+    }
+
+    fn step(&mut self, state: State, event: Event) -> Result<State, RunError> {
+        match event {
+            Event::Request(request, reply) => self.request(state, request, reply),
+            Event::Done(done) => self.done(state, done),
+            event if matches!(state, State::Busy(_)) => {
+                if let State::Busy(work) = &state {
+                    work.hurry();
+                }
+                self.deferred.push_back(event);
+                Ok(state)
+            }
+            Event::Vcpu { incarnation, event } if incarnation == self.incarnation => {
+                self.vcpu_stopped(state, event)
+            }
+            // Of a machine that is gone.
+            Event::Vcpu { .. } => Ok(state),
+            Event::Escape(Escape::Quit) => Ok(self.end(state, Ending::Terminated)),
+            Event::Terminate { signal } => {
+                tracing::info!("Signal {signal}: switching the guest off");
+                Ok(self.end(state, Ending::Terminated))
+            }
+        }
+    }
+
+    fn vcpu_stopped(&mut self, state: State, event: VcpuEvent) -> Result<State, RunError> {
+        let (State::Running(machine) | State::Paused(machine)) = state else {
+            return Ok(state);
+        };
+        let vcpu = event.vcpu.0;
+        match event.stop {
             Stop::PowerOff => {
                 tracing::info!("The guest switched itself off");
-                State::Ended(Ending::PoweredOff)
+                Ok(match self.options.on_power_off {
+                    OnPowerOff::End => self.end(State::Running(machine), Ending::PoweredOff),
+                    OnPowerOff::Stay => {
+                        self.power_off(machine);
+                        State::Shutdown
+                    }
+                })
             }
             Stop::Reset => {
                 tracing::info!("The guest asked for a reset");
-                reset(machine, Ending::Reset)
+                self.reset(machine, Ending::Reset)
             }
             Stop::TripleFault => {
-                tracing::warn!("vCPU {} of the guest shut down by a triple fault", vcpu.0);
-                reset(machine, Ending::TripleFault)
+                tracing::warn!("vCPU {vcpu} of the guest shut down by a triple fault");
+                self.reset(machine, Ending::TripleFault)
             }
-            Stop::Failed(source) => {
-                return Err(RunError::Vcpu {
-                    vcpu: vcpu.0,
-                    source,
-                });
-            }
-        },
-        Event::Escape(Escape::Quit) => State::Ended(Ending::Terminated),
-        Event::Terminate { signal } => {
-            tracing::info!("Signal {signal}: switching the guest off");
-            State::Ended(Ending::Terminated)
+            Stop::Failed(source) => Err(RunError::Vcpu { vcpu, source }),
         }
-    })
+    }
+
+    fn reset(&mut self, machine: Box<Machine>, ending: Ending) -> Result<State, RunError> {
+        match self.options.on_reset {
+            OnReset::Restart => self.start_reboot(machine, None),
+            OnReset::End => Ok(self.end(State::Running(machine), ending)),
+        }
+    }
+
+    /// Takes the machine apart; its description stays.
+    fn power_off(&mut self, machine: Box<Machine>) {
+        drop(machine);
+        self.incarnation += 1;
+        if let Err(error) = affinity::place_process(&self.home) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn end(&mut self, state: State, ending: Ending) -> State {
+        if let State::Running(machine) | State::Paused(machine) = state {
+            self.power_off(machine);
+        }
+        State::Ended(ending)
+    }
 }

@@ -7,6 +7,7 @@
 //! opened twice, and a terminal or a socket keeps its client.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -23,7 +24,6 @@ use crate::affinity::{self, PlacementError};
 use crate::control::Event;
 use crate::kvm::EventLine;
 use crate::memory::{Memory, MemoryError};
-use crate::signals::SignalRelay;
 use crate::spec::{CpuSet, DiskSpec, MachineSpec, NetSpec, SerialSpec, TapSpec};
 
 /// The entropy device's id; ids that start so are not the config's.
@@ -64,6 +64,25 @@ pub enum HostError {
     Rng(#[from] RngError),
 }
 
+/// What the resources are opened for.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Where guest memory comes from.
+    pub memory: MemorySource,
+    /// Where the process was started.
+    pub home: &'a CpuSet,
+}
+
+/// Where guest memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemorySource {
+    /// It is new, and filled as the spec says.
+    New,
+    /// It is new, and what it holds comes later; huge pages are reserved all
+    /// the same.
+    Unfilled,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct HostResources {
@@ -84,11 +103,15 @@ pub struct HostResources {
 pub(crate) struct SerialPort {
     pub(crate) device: Arc<Serial>,
     pub(crate) line: Arc<EventLine>,
-    #[expect(
-        dead_code,
-        reason = "held for its back end, which closes when this is dropped"
-    )]
+    /// Its back end closes when this is dropped.
     pub(crate) handle: SerialHandle,
+}
+
+impl SerialPort {
+    /// Where the pseudo-terminal is, when there is one.
+    pub(crate) fn pty_path(&self) -> Option<PathBuf> {
+        self.handle.pty_path().map(Path::to_path_buf)
+    }
 }
 
 impl HostResources {
@@ -96,19 +119,22 @@ impl HostResources {
     ///
     /// # Errors
     /// The first resource that could not be had; the others are closed again.
-    pub fn open(spec: &MachineSpec, events: &Sender<Event>) -> Result<Self, HostError> {
-        let allowed = affinity::allowed().map_err(|source| HostError::System {
-            attempt: "read this process's CPU affinity",
-            source,
-        })?;
+    pub fn open(
+        spec: &MachineSpec,
+        origin: Origin<'_>,
+        events: &Sender<Event>,
+    ) -> Result<Self, HostError> {
         let emulator_cpus = spec.platform.emulator_cpus.clone();
         // First: threads that this one starts, the kernel's included, begin
         // where it is.
         if let Some(cpus) = &emulator_cpus {
-            affinity::place_current("godwit", cpus)?;
+            affinity::place_process(cpus)?;
         }
-        let fill_cpus = emulator_cpus.as_ref().unwrap_or(&allowed);
-        let memory = Memory::create(&spec.memory, fill_cpus)?;
+        let fill_cpus = emulator_cpus.as_ref().unwrap_or(origin.home);
+        let memory = match origin.memory {
+            MemorySource::New => Memory::create(&spec.memory, fill_cpus)?,
+            MemorySource::Unfilled => Memory::unfilled(&spec.memory)?,
+        };
         let device_loop = DeviceLoop::spawn("devices", move || {
             if let Some(Err(error)) =
                 emulator_cpus.map(|cpus| affinity::place_current("devices", &cpus))
@@ -116,11 +142,6 @@ impl HostResources {
                 tracing::warn!("{error}");
             }
         })?;
-        let relay = SignalRelay::new(events.clone()).map_err(|e| HostError::System {
-            attempt: "watch signals",
-            source: e.into(),
-        })?;
-        device_loop.handle().add(Box::new(relay))?;
         let serial = open_serial(&spec.serial, &device_loop, events)?;
         let devices = open_devices(spec, &memory, &device_loop)?;
         Ok(Self {
@@ -128,7 +149,7 @@ impl HostResources {
             serial,
             device_loop,
             memory,
-            allowed,
+            allowed: origin.home.clone(),
         })
     }
 }

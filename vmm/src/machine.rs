@@ -12,6 +12,7 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 use crate::host::HostResources;
 use crate::kvm::Vm;
+use crate::spec::MachineSpec;
 use crate::vcpu::VcpuHandle;
 
 pub use description::{Description, DescriptionError, FunctionPlace, NotDescribed};
@@ -21,6 +22,7 @@ pub use state::{MachineV1, RestoreError, SaveError, StateError};
 /// nothing runs while the rest goes.
 #[derive(Debug)]
 pub struct Machine {
+    pub(crate) spec: Arc<MachineSpec>,
     pub(crate) vcpus: Vec<VcpuHandle>,
     pub(crate) functions: Vec<Function>,
     pub(crate) root: Arc<PciRoot>,
@@ -58,6 +60,17 @@ impl Machine {
         for vcpu in &self.vcpus {
             vcpu.resume();
         }
+    }
+
+    /// As [`resume`](Self::resume), and tells the guest that it stood still.
+    pub fn resume_after_pause(&self) {
+        let told: Vec<_> = self.vcpus.iter().map(VcpuHandle::tell_stop).collect();
+        for answer in told {
+            if let Err(error) = answer.wait() {
+                tracing::warn!("{error}");
+            }
+        }
+        self.resume();
     }
 
     /// Stops vCPUs and devices: when this returns, no vCPU is in the guest and
@@ -98,6 +111,7 @@ impl Machine {
     #[must_use]
     pub fn dismantle(self) -> HostResources {
         let Self {
+            spec: _,
             vcpus,
             functions,
             root,

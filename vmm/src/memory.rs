@@ -151,6 +151,19 @@ impl Memory {
     /// # Errors
     /// See [`MemoryError`]; whatever was allocated is freed again.
     pub fn create(spec: &MemorySpec, fill_cpus: &CpuSet) -> Result<Self, MemoryError> {
+        let memory = Self::unfilled(spec)?;
+        memory.prefault(spec, fill_cpus)?;
+        if spec.lock {
+            memory.lock()?;
+        }
+        Ok(memory)
+    }
+
+    /// Makes guest RAM without pages; huge ones are reserved.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn unfilled(spec: &MemorySpec) -> Result<Self, MemoryError> {
         let zones: Vec<_> = spec
             .zones
             .iter()
@@ -168,19 +181,23 @@ impl Memory {
             }
         }
         let ram = GuestRam::from_regions(mapped).map_err(MemoryError::Arrange)?;
-        let memory = Self {
+        Ok(Self {
             ram: Arc::new(ram),
             regions,
-        };
-        for region in &memory.regions {
+        })
+    }
+
+    /// Gives every page of the zones that are to be prefaulted its page.
+    ///
+    /// # Errors
+    /// [`MemoryError::Prefault`].
+    pub fn prefault(&self, spec: &MemorySpec, fill_cpus: &CpuSet) -> Result<(), MemoryError> {
+        for region in &self.regions {
             if let Some(zone) = spec.zones.get(region.zone).filter(|z| z.prefault) {
-                memory.fill(zone, region.start, fill_cpus)?;
+                self.fill(zone, region.start, fill_cpus)?;
             }
         }
-        if spec.lock {
-            memory.lock()?;
-        }
-        Ok(memory)
+        Ok(())
     }
 
     /// The RAM as devices and loaders use it.
@@ -211,7 +228,10 @@ impl Memory {
 
     /// Locks guest RAM (already filled, or filled by this) so that the host
     /// never swaps or migrates it away under a vCPU.
-    fn lock(&self) -> Result<(), MemoryError> {
+    ///
+    /// # Errors
+    /// [`MemoryError::Lock`].
+    pub fn lock(&self) -> Result<(), MemoryError> {
         for region in self.ram.iter() {
             // SAFETY: the range is a mapping that `region` owns; locking does
             // not change what it holds.

@@ -71,7 +71,7 @@ pub struct VcpuEvent {
 }
 
 /// Where a vCPU thread sends what happened.
-pub type Report = Box<dyn Fn(VcpuEvent) + Send>;
+pub type Report = Arc<dyn Fn(VcpuEvent) + Send + Sync>;
 
 /// Something to do with a vCPU that is not in the guest.
 type Call = Box<dyn FnOnce(&VcpuFd) + Send>;

@@ -273,10 +273,7 @@ mod tests {
 
     #[test]
     fn what_is_no_state_is_refused() {
-        assert!(matches!(
-            MachineV1::decode(b""),
-            Err(StateError::Format(0))
-        ));
+        assert!(matches!(MachineV1::decode(b""), Err(StateError::Format(0))));
         assert!(matches!(
             MachineV1::decode(&[0; 64]),
             Err(StateError::Format(64))

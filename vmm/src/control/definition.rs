@@ -1,0 +1,156 @@
+//! A machine as described: its config, and the descriptors that came with it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use godwit_api::config::{NetConfig, VmConfig};
+
+use crate::spec::{HostFacts, HostFactsError, MachineSpec, SpecError};
+
+/// A described machine; it fits this host, or did when it was described.
+#[derive(Debug, Default)]
+pub struct Definition {
+    /// With names and defaults filled in; descriptors are in `taps`.
+    config: VmConfig,
+    /// The open queues of taps, by the name of their device.
+    taps: BTreeMap<String, Vec<OwnedFd>>,
+}
+
+/// A machine could not be described so.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// The host could not be looked at.
+    #[error(transparent)]
+    Facts(#[from] HostFactsError),
+    /// The config is not one of a machine on this host.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+}
+
+impl Definition {
+    /// Describes the machine of `config`, to be booted here.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn new(config: VmConfig) -> Result<Self, DefinitionError> {
+        let mut definition = Self {
+            config,
+            taps: BTreeMap::new(),
+        };
+        let spec = definition.spec()?;
+        spec.complete(&mut definition.config);
+        Ok(definition)
+    }
+
+    /// Takes over the description of a machine that comes from elsewhere, with
+    /// the open taps that are to serve it here.
+    #[must_use]
+    pub fn incoming(config: VmConfig, taps: BTreeMap<String, Vec<OwnedFd>>) -> Self {
+        Self { config, taps }
+    }
+
+    /// The same machine with one more network device.
+    ///
+    /// # Errors
+    /// All that is wrong with it; the description stays as it was.
+    pub fn add_net(
+        &mut self,
+        net: NetConfig,
+        fds: Vec<OwnedFd>,
+    ) -> Result<String, DefinitionError> {
+        let mut config = self.config.clone();
+        config.net.push(net);
+        let id = name_last(&mut config);
+        let mut candidate = Self {
+            config,
+            taps: BTreeMap::new(),
+        };
+        if !fds.is_empty() {
+            candidate.taps.insert(id.clone(), fds);
+        }
+        let others = std::mem::take(&mut self.taps);
+        candidate.taps.extend(others);
+        match candidate.spec() {
+            Ok(spec) => {
+                spec.complete(&mut candidate.config);
+                *self = candidate;
+                Ok(id)
+            }
+            Err(error) => {
+                candidate.taps.remove(&id);
+                self.taps = candidate.taps;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a device out; `false` when there is none of that name.
+    pub fn remove(&mut self, id: &str) -> bool {
+        let devices = self.config.net.len() + self.config.disks.len();
+        self.config.net.retain(|net| net.id.as_deref() != Some(id));
+        self.config
+            .disks
+            .retain(|disk| disk.id.as_deref() != Some(id));
+        self.taps.remove(id);
+        devices != self.config.net.len() + self.config.disks.len()
+    }
+
+    /// What is shown and sent: without the numbers of descriptors, which mean
+    /// nothing elsewhere.
+    #[must_use]
+    pub fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// Notes where the serial port is.
+    pub fn set_serial_place(&mut self, path: Option<std::path::PathBuf>) {
+        if path.is_some() {
+            self.config.serial.file = path;
+        }
+    }
+
+    /// The machine to boot here.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn spec(&self) -> Result<MachineSpec, DefinitionError> {
+        let config = self.with_descriptors();
+        Ok(MachineSpec::from_config(&config, &HostFacts::read()?)?)
+    }
+
+    /// The machine to take over here.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn incoming_spec(&self) -> Result<MachineSpec, DefinitionError> {
+        let config = self.with_descriptors();
+        Ok(MachineSpec::from_incoming(&config, &HostFacts::read()?)?)
+    }
+
+    fn with_descriptors(&self) -> VmConfig {
+        let mut config = self.config.clone();
+        for net in &mut config.net {
+            if let Some(fds) = net.id.as_ref().and_then(|id| self.taps.get(id)) {
+                net.fds = Some(fds.iter().map(AsRawFd::as_raw_fd).collect());
+            }
+        }
+        // Where the pseudo-terminal is, is told and not asked for.
+        if config.serial.mode == godwit_api::config::CharacterMode::Pty {
+            config.serial.file = None;
+        }
+        config
+    }
+}
+
+/// Names the last network device, as the specification would.
+fn name_last(config: &mut VmConfig) -> String {
+    let taken: Vec<_> = config.net.iter().filter_map(|net| net.id.clone()).collect();
+    let free = (0..)
+        .map(|n| format!("_net{n}"))
+        .find(|id| !taken.contains(id))
+        .unwrap_or_default();
+    match config.net.last_mut() {
+        Some(last) => last.id.get_or_insert(free).clone(),
+        None => free,
+    }
+}
