@@ -20,8 +20,11 @@ fn image(scratch: &Scratch) -> std::path::PathBuf {
 fn what_the_guest_writes_is_read_back_on_the_host() {
     let scratch = Scratch::new();
     let path = image(&scratch);
-    let config = linux::task("godwit.task=disk godwit.pattern=pattern-of-the-test")
-        .with(json!({"disks": [{"path": path, "num_queues": 2}]}));
+    // The example, but for the place of its image.
+    let example = linux::example("disk.json");
+    let mut disks = example.json()["disks"].clone();
+    disks[0]["path"] = json!(path);
+    let config = example.with(json!({"disks": disks}));
     let ended = LinuxVm::start(scratch, config, &[]).wait_code(0);
     let console = &ended.ended.stdout;
     assert!(
@@ -37,7 +40,7 @@ fn what_the_guest_writes_is_read_back_on_the_host() {
     file.seek(SeekFrom::Start(1 << 20)).expect("seeking");
     let mut written = vec![0; 1 << 20];
     file.read_exact(&mut written).expect("reading the image");
-    let line = b"pattern-of-the-test\n";
+    let line = b"written-by-the-guest\n";
     let wrong = written
         .iter()
         .zip(line.iter().cycle())

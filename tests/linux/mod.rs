@@ -1,6 +1,8 @@
 //! Guests that boot a distribution's Linux.
 
 mod boot;
+mod configs;
 mod disk;
 mod facts;
 mod net;
+mod offline;

@@ -3,13 +3,14 @@
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::config::Config;
 use crate::support::output::Output;
-use crate::support::process::PATIENCE;
+use crate::support::process::{self, Godwit, PATIENCE};
 use crate::support::scratch::Scratch;
 use crate::support::vm::{TestVm, run_to_power_off};
 
@@ -131,6 +132,24 @@ fn a_pipe_in_place_of_the_terminal_goes_both_ways() {
     vm.wait_until(|vm| output(vm).text().ends_with(&typed).then_some(()));
     let ended = vm.terminate().assert_code(0);
     assert!(ended.process.stdout.ends_with(&typed));
+}
+
+/// `/dev/stdout` is a file like any other, also when it leads to a terminal.
+#[test]
+fn a_terminal_given_as_a_file_gets_every_byte() {
+    let beats = 3000;
+    let config = Config::new(&format!("beats={beats} poweroff"))
+        .with(json!({"serial": {"mode": "File", "file": "/dev/stdout"}}));
+    let scratch = Scratch::new();
+    let path = scratch.write("vm.json", config.to_json());
+    let mut command = Command::new(process::binary());
+    command.arg("run").arg(path);
+    let ended = Godwit::spawn_on_terminal(command).wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let output = Output::new(ended.stdout.replace("\r\n", "\n").as_bytes());
+    let expected: String = ('a'..='z').cycle().take(beats).collect();
+    assert_eq!(output.beats(), expected);
+    output.one("end");
 }
 
 /// Nobody reads, and the guest goes on: its output never stops it.

@@ -3,11 +3,8 @@
 use serde_json::json;
 
 use crate::support::config::Config;
-use crate::support::host::{self, Task, needs_root};
+use crate::support::host::{self, SCHED_FIFO, SCHED_OTHER, Task, needs_root};
 use crate::support::vm::TestVm;
-
-const SCHED_OTHER: i32 = 0;
-const SCHED_FIFO: i32 = 1;
 
 /// Two CPUs, the first for others and the last for vCPUs.
 #[track_caller]

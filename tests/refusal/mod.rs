@@ -46,7 +46,7 @@ fn start(binary: impl AsRef<Path>, config: &Path, user: User) -> Ended {
 
 /// The config is refused with code 1, and standard error holds each of `words`.
 #[track_caller]
-fn refused_in(scratch: &Scratch, config: &str, words: &[&str]) {
+pub fn refused_in(scratch: &Scratch, config: &str, words: &[&str]) {
     assert_refused(&run(scratch, config, User::Us), words);
 }
 
@@ -65,7 +65,7 @@ fn assert_refused(ended: &Ended, words: &[&str]) {
 }
 
 /// A machine whose serial port is a socket in `scratch`: one that stays behind shows.
-fn with_socket(scratch: &Scratch, config: Config) -> Config {
+pub fn with_socket(scratch: &Scratch, config: Config) -> Config {
     config.with(json!({"serial": {"mode": "Socket", "socket": scratch.file("serial.sock")}}))
 }
 

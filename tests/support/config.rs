@@ -64,6 +64,15 @@ impl Config {
         self
     }
 
+    /// A config that is read from somewhere.
+    pub fn from_json(json: Value) -> Self {
+        Self(json)
+    }
+
+    pub fn json(&self) -> &Value {
+        &self.0
+    }
+
     pub fn has(&self, key: &str) -> bool {
         self.0.get(key).is_some()
     }

@@ -10,6 +10,10 @@ use nix::unistd::geteuid;
 
 use super::process::{GLANCE, PATIENCE};
 
+/// Scheduling policies, as [`Task::policy`] has them.
+pub const SCHED_OTHER: i32 = 0;
+pub const SCHED_FIFO: i32 = 1;
+
 /// A thread as `/proc` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
@@ -30,6 +34,20 @@ pub fn tasks(pid: u32) -> Vec<Task> {
         .collect();
     tasks.sort_by(|a, b| a.name.cmp(&b.name));
     tasks
+}
+
+/// The workers of a process's vhost devices: kernel threads that are named after the thread which
+/// asked for them, or since Linux 6.4 threads of the process.
+pub fn vhost_workers(pid: u32) -> Vec<Task> {
+    let folders = |path: &str| fs::read_dir(path).into_iter().flatten().flatten();
+    let names: Vec<_> = folders(&format!("/proc/{pid}/task"))
+        .map(|entry| format!("vhost-{}", entry.file_name().to_string_lossy()))
+        .collect();
+    folders("/proc")
+        .chain(folders(&format!("/proc/{pid}/task")))
+        .filter_map(|entry| task(&entry.path()))
+        .filter(|task| names.contains(&task.name))
+        .collect()
 }
 
 /// `None`: it has ended meanwhile.
@@ -70,6 +88,27 @@ pub fn cpus() -> Vec<u32> {
         .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
         .filter_map(|cpu| u32::try_from(cpu).ok())
         .collect()
+}
+
+/// Free pages of 1 GiB on a NUMA node.
+#[track_caller]
+pub fn free_gib_pages(node: u32) -> u64 {
+    let path =
+        format!("/sys/devices/system/node/node{node}/hugepages/hugepages-1048576kB/free_hugepages");
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    text.trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("needs a pool of 1 GiB pages: {path}"))
+}
+
+/// Waits for something that comes a moment later.
+#[track_caller]
+pub fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "in vain: {what}");
+        thread::sleep(GLANCE);
+    }
 }
 
 #[track_caller]

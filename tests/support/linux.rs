@@ -1,11 +1,13 @@
 //! A Linux guest of the lab's image, on the test's standard streams.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use godwit_lab::seam::{self, Need};
+use godwit_lab::workspace;
 use serde_json::{Value, json};
 
 use super::config::{Config, MIB};
@@ -52,6 +54,28 @@ pub fn task(words: &str) -> Config {
     config(&image.bzimage(), &image.linux(), words)
 }
 
+/// Where the examples are: `name` in `resources/configs`.
+pub fn example_path(name: &str) -> PathBuf {
+    workspace::root().join("resources/configs").join(name)
+}
+
+/// An example as it is. Its paths start from the checkout's root, where guests of tests run.
+#[track_caller]
+pub fn example(name: &str) -> Config {
+    seam::require(&[Need::HardwareVirtualization, Need::Image]);
+    let text = fs::read(example_path(name)).expect("reading the example");
+    Config::from_json(serde_json::from_slice(&text).expect("the example is JSON"))
+}
+
+/// The number before "kB" on the first line that begins with `key`, in bytes.
+#[track_caller]
+pub fn bytes_after(text: &str, key: &str) -> u64 {
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.trim_start().strip_prefix(key));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    number.unwrap_or_else(|| panic!("no {key} in kB in:\n{text}")) << 10
+}
+
 /// A network device on the tap `name`.
 pub fn net(tap: &str, pairs: u16) -> Value {
     json!({"net": [{"id": "net0", "tap": tap, "mac": MAC, "num_queues": 2 * pairs}]})
@@ -62,6 +86,7 @@ impl LinuxVm {
         let path = scratch.write("vm.json", config.to_json());
         let mut command = Command::new(super::process::binary());
         command.arg("run").arg(path).args(arguments);
+        command.current_dir(workspace::root());
         Self {
             process: Godwit::spawn(command),
             scratch,

@@ -1,6 +1,7 @@
 //! A running `godwit`: its streams, its end, and that nothing of it stays.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -9,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::pty::openpty;
 use nix::sys::prctl;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -46,9 +48,20 @@ pub struct Ended {
 impl Godwit {
     /// Starts `command` in a process group of its own.
     pub fn spawn(mut command: Command) -> Self {
+        command.stdout(Stdio::piped());
+        Self::start(command, None)
+    }
+
+    /// The same, with a terminal for its standard output.
+    pub fn spawn_on_terminal(mut command: Command) -> Self {
+        let terminal = openpty(None, None).expect("needs a pseudo-terminal");
+        command.stdout(terminal.slave);
+        Self::start(command, Some(terminal.master.into()))
+    }
+
+    fn start(mut command: Command, terminal: Option<File>) -> Self {
         command
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
         // SAFETY: between fork and exec, only a system call is made.
@@ -62,9 +75,13 @@ impl Godwit {
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+        let stdout = match terminal {
+            Some(terminal) => Capture::of(Some(terminal)),
+            None => Capture::of(child.stdout.take()),
+        };
         Self {
             stdin: child.stdin.take(),
-            stdout: Capture::of(child.stdout.take()),
+            stdout,
             stderr: Capture::of(child.stderr.take()),
             child,
         }

@@ -2,8 +2,8 @@
 //!
 //! A kernel file comes from outside and is not trusted: everything that its headers
 //! claim is checked against the file and against guest memory (modules `elf` and `bzimage`),
-//! and only then `linux_loader` moves the bytes, from the file straight into guest
-//! memory. Nothing is buffered on the way but the headers.
+//! and only then `linux_loader` moves the bytes, through a buffer of fixed size (module `reader`
+//! says why).
 //!
 //! ```text
 //! kernel file -> Kernel { entry, end, limits } -> initramfs behind it -> boot_params
@@ -23,6 +23,7 @@ mod file;
 mod initramfs;
 mod params;
 mod ram;
+mod reader;
 
 #[cfg(test)]
 mod tests;
@@ -84,10 +85,10 @@ pub enum Entry {
 /// A [`BootError`] that names the file, what is wrong with it, and what is accepted.
 pub fn load(memory: &GuestMemoryMmap<()>, payload: &Payload) -> Result<Entry, BootError> {
     let ram = Ram::new(memory);
-    let mut file = ImageFile::open(Role::Kernel, &payload.kernel)?;
+    let file = ImageFile::open(Role::Kernel, &payload.kernel)?;
     let kernel = match file.format()? {
-        Format::BzImage => bzimage::load(&ram, &mut file),
-        Format::Elf => elf::load(&ram, &mut file, payload.protocol),
+        Format::BzImage => bzimage::load(&ram, &file),
+        Format::Elf => elf::load(&ram, &file, payload.protocol),
     }
     .map_err(|defect| BootError::Kernel {
         path: payload.kernel.clone(),

@@ -22,7 +22,7 @@ section interrupts cat /proc/interrupts
 section memory cat /proc/meminfo
 section numa numa
 section block lsblk -b -o NAME,SIZE,RO,PHY-SEC,DISC-MAX
-[ -e /sys/class/net/eth0 ] && section link ip -d link show eth0
+[ -e /sys/class/net/eth0 ] && section link ip link show eth0
 [ -e /sys/class/net/eth0 ] && section offloads ethtool -k eth0
 [ -e /sys/class/net/eth0 ] && section channels ethtool -l eth0
 section rng sh -c 'cat /sys/class/misc/hw_random/rng_current; head -c 16 /dev/hwrng | wc -c'

@@ -57,7 +57,7 @@ pub struct Shape {
     pub memory_mib: u64,
     /// Pages of 2 MiB in the huge-page pool.
     pub pages_2m: u64,
-    /// Pages of 1 GiB in the huge-page pool.
+    /// Pages of 1 GiB in the huge-page pool, shared out over the nodes.
     pub pages_1g: u64,
 }
 
@@ -307,9 +307,11 @@ fn command(shape: Shape, image: &Image, agent: &Path, share: &Path) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     // `-cpu max` with a thread for each CPU: `-cpu EPYC` crashed the outer kernel under load, and
     // `thread=single` hung the inner one.
+    // 1 GiB below the hole, not 2: behind it, node 0 then has room for a page of 1 GiB beside what
+    // its kernel keeps there.
     qemu.args([
         "-machine",
-        "q35",
+        "q35,max-ram-below-4g=1G",
         "-accel",
         "tcg,thread=multi",
         "-cpu",

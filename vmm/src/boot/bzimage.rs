@@ -30,7 +30,7 @@ const CMDLINE_DEFAULT: u32 = 255;
 
 /// Checks the image and loads it where it asks to be, or else as low as its alignment
 /// allows.
-pub(super) fn load(ram: &Ram<'_>, image: &mut ImageFile) -> Result<Kernel, KernelDefect> {
+pub(super) fn load(ram: &Ram<'_>, image: &ImageFile) -> Result<Kernel, KernelDefect> {
     let header = read_header(image)?;
     check_header(&header)?;
 
@@ -50,8 +50,9 @@ pub(super) fn load(ram: &Ram<'_>, image: &mut ImageFile) -> Result<Kernel, Kerne
     let needed = size.max(u64::from(header.init_size));
     let start = place(ram, &header, needed)?;
 
-    let loaded = BzImage::load(ram.memory, Some(start), &mut image.file, None)
-        .map_err(KernelDefect::Load)?;
+    let loaded = image.load("the protected-mode code", |reader| {
+        BzImage::load(ram.memory, Some(start), reader, None)
+    })?;
     let cmdline_max = match header.cmdline_size {
         0 => CMDLINE_DEFAULT,
         size => size,

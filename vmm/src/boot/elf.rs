@@ -25,7 +25,7 @@ const CMDLINE_MAX: usize = 2047;
 /// Checks the image and loads its segments at their physical addresses.
 pub(super) fn load(
     ram: &Ram<'_>,
-    image: &mut ImageFile,
+    image: &ImageFile,
     protocol: Protocol,
 ) -> Result<Kernel, KernelDefect> {
     let header = read_header(image)?;
@@ -54,7 +54,9 @@ pub(super) fn load(
     for segment in &loaded {
         clear_tail(ram, segment)?;
     }
-    Elf::load(ram.memory, None, &mut image.file, None).map_err(KernelDefect::Load)?;
+    image.load("the ELF segments", |reader| {
+        Elf::load(ram.memory, None, reader, None)
+    })?;
     Ok(Kernel {
         start,
         end,

@@ -4,12 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::reader::WholeReads;
 use super::{BootError, KernelDefect, Role};
 
 /// An open regular file.
 #[derive(Debug)]
 pub(super) struct ImageFile {
-    pub(super) file: File,
+    file: File,
     /// Size in bytes when it was opened.
     pub(super) size: u64,
     role: Role,
@@ -122,6 +123,24 @@ impl ImageFile {
             });
         }
         Ok(())
+    }
+
+    /// Loads `what` by `load`, which is given a reader of the file.
+    pub(super) fn load<T>(
+        &self,
+        what: &'static str,
+        load: impl FnOnce(&mut WholeReads<&File>) -> Result<T, linux_loader::loader::Error>,
+    ) -> Result<T, KernelDefect> {
+        let mut reader = self.reader();
+        load(&mut reader).map_err(|error| match reader.into_failure() {
+            Some(source) => KernelDefect::Read { what, source },
+            None => KernelDefect::Load(error),
+        })
+    }
+
+    /// Reads from where the file stands, at first its start.
+    pub(super) fn reader(&self) -> WholeReads<&File> {
+        WholeReads::new(&self.file)
     }
 
     /// Fills `buffer` from `offset`.

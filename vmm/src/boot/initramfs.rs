@@ -13,7 +13,7 @@ const PAGE_SIZE: u64 = 4096;
 /// Loads the initramfs as high as the kernel takes it, so that the kernel has room to
 /// unpack itself and to grow.
 pub(super) fn load(ram: &Ram<'_>, kernel: &Kernel, path: &Path) -> Result<Placed, BootError> {
-    let mut image = ImageFile::open(Role::Initramfs, path)?;
+    let image = ImageFile::open(Role::Initramfs, path)?;
     let size = image.size;
     if size == 0 {
         return Err(BootError::InitramfsEmpty {
@@ -30,8 +30,9 @@ pub(super) fn load(ram: &Ram<'_>, kernel: &Kernel, path: &Path) -> Result<Placed
         size,
         room: 0,
     })?;
+    let mut reader = image.reader();
     ram.memory
-        .read_exact_volatile_from(start, &mut image.file, length)
+        .read_exact_volatile_from(start, &mut reader, length)
         .map_err(|source| BootError::InitramfsLoad {
             path: path.to_owned(),
             address: start.0,

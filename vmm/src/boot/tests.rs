@@ -13,7 +13,7 @@ use vm_memory::Bytes;
 use super::*;
 use images::{BzImageFile, ElfFile};
 
-mod images;
+pub(super) mod images;
 
 const MIB: u64 = layout::MIB;
 

@@ -69,7 +69,7 @@ impl ElfFile {
 }
 
 /// A bzImage: one setup sector, 4 KiB of code.
-pub(super) struct BzImageFile {
+pub(in crate::boot) struct BzImageFile {
     pub(super) header: setup_header,
 }
 
@@ -77,7 +77,7 @@ impl BzImageFile {
     /// Every byte of the code.
     pub(super) const CODE: u8 = 0xf4;
 
-    pub(super) fn new() -> Self {
+    pub(in crate::boot) fn new() -> Self {
         Self {
             header: setup_header {
                 setup_sects: 1,
@@ -99,7 +99,7 @@ impl BzImageFile {
         }
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(in crate::boot) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; 0x1f1];
         bytes.extend_from_slice(self.header.as_slice());
         bytes.resize(1024, 0);
