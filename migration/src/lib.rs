@@ -1,5 +1,54 @@
-//! Live migration of the godwit hypervisor.
+//! Live migration of the godwit hypervisor, without the hypervisor.
 //!
-//! This crate holds no code yet: its place in the star of crates is fixed, and
-//! what it will need of a guest comes with the first phase of migration.
-#![forbid(unsafe_code)]
+//! ```text
+//!   guest::Source                                        guest::Destination
+//!        |                                                       |
+//!   source (one worker) ---- control connection ---- destination (one worker)
+//!    |  precopy: when to stop                                    |  populate ahead
+//!    |  discover: what is present                                |
+//!   senders (one a stream) ==== data connections ==== receivers (one a stream)
+//!    |  clear, scan, encode                                      |  land
+//!   memory ................................................... memory
+//! ```
+//!
+//! The VMM implements [`guest`]'s two traits with KVM and calls
+//! [`source::send`] and [`destination::receive`], each in a worker thread of its
+//! own; [`stats::Progress`] and [`cancel::Cancel`] are its handles on them. What
+//! travels, and in which order, is in [`wire`]; the phases and the point of no
+//! return are in [`phase`].
+//!
+//! `unsafe` is in four leaf files: the mapping of guest memory, the vector scan,
+//! system calls on many pieces, and those that ask what is present. All else
+//! denies it.
+#![deny(unsafe_code)]
+
+pub mod address;
+pub mod bitmap;
+pub mod cancel;
+pub mod channel;
+mod clock;
+pub mod destination;
+mod discover;
+pub mod guest;
+pub mod memory;
+pub mod options;
+pub mod phase;
+pub mod precopy;
+mod scan;
+pub mod source;
+pub mod stats;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod testing;
+pub mod wire;
+
+/// An error and its sources in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,433 @@
+//! The arriving side: one worker thread runs [`receive`] to its end.
+//!
+//! ```text
+//!  accept > greet > prepare > receive (control here, pages in threads) > restore > READY
+//!      any failure up to here: abandon                                              |
+//!                                                  HANDOVER > run, exactly once > RUNNING
+//! ```
+
+mod error;
+mod land;
+mod populate;
+mod receiver;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::channel::{
+    ChannelError, Incoming, Link, Listener, Patience, Stop, message_of, receive_with_files,
+};
+use crate::clock::boot_id;
+use crate::guest::{Destination, Prepared, Refusal};
+use crate::memory::Region;
+use crate::options::Options;
+use crate::stats::{Moment, Progress, Snapshot, micros};
+use crate::wire::message::{Description, Hello, Message, Role, Verdict};
+use crate::wire::{HEADER_BYTES, Header, VERSIONS, choose_version};
+
+pub use error::ReceiveError;
+
+use populate::Populate;
+use receiver::Receivers;
+
+/// The guest came, and runs.
+#[derive(Debug)]
+pub struct Arrived {
+    /// When the first vCPU ran.
+    pub running_since: Moment,
+    /// What it took.
+    pub snapshot: Snapshot,
+}
+
+/// Waits for a guest at `door`, and runs it.
+///
+/// # Errors
+/// The guest did not come: it is the source's, and nothing is left behind here.
+/// [`ReceiveError::Run`] is the exception: the guest is ours but does not run.
+pub fn receive<D: Destination>(
+    door: &Listener,
+    guest: &mut D,
+    options: &Options,
+    progress: &Arc<Progress>,
+    cancel: &Cancel,
+) -> Result<Arrived, ReceiveError> {
+    let stop = Stop::new(cancel).map_err(|source| ChannelError::Io {
+        doing: "preparing",
+        source,
+    })?;
+    let (control, hello) = await_source(door, &stop, options)?;
+    let next = || door.accept(&stop, Some(options.stall));
+    serve(control, hello, next, guest, options, progress)
+}
+
+/// The first connection that greets as a source does. Others (a port scan, a
+/// check for life) are turned away, and the next is waited for.
+fn await_source(
+    door: &Listener,
+    stop: &Stop,
+    options: &Options,
+) -> Result<(Link, Hello), ReceiveError> {
+    loop {
+        let link = Link::new(door.accept(stop, None)?, stop.clone(), options.stall)?;
+        match greeting(&link) {
+            Ok(
+                hello @ Hello {
+                    role: Role::Control { .. },
+                    ..
+                },
+            ) => return Ok((link, hello)),
+            Err(ChannelError::Cancelled) => return Err(ChannelError::Cancelled.into()),
+            Ok(_) | Err(_) => tracing::info!("a connection that is no migration was turned away"),
+        }
+    }
+}
+
+fn greeting(link: &Link) -> Result<Hello, ChannelError> {
+    const DOING: &str = "waiting for a greeting";
+    // A peer that connects and says nothing must not keep the door shut.
+    let patience = Patience::For(link.stall().min(Duration::from_secs(2)));
+    match link.receive(patience, DOING)? {
+        Message::Hello(hello) => Ok(hello),
+        other => Err(ChannelError::Unexpected {
+            got: other.kind(),
+            wanted: "HELLO",
+        }),
+    }
+}
+
+/// Everything after the source's greeting. `next` gives the connections that
+/// follow.
+pub(crate) fn serve<D: Destination>(
+    control: Link,
+    hello: Hello,
+    next: impl FnMut() -> Result<OwnedFd, ChannelError>,
+    guest: &mut D,
+    options: &Options,
+    progress: &Arc<Progress>,
+) -> Result<Arrived, ReceiveError> {
+    let streams = match hello.role {
+        Role::Control { streams } => streams,
+        Role::Data { .. } => 0,
+    };
+    let mut driver = Driver {
+        control,
+        streams,
+        guest,
+        options,
+        progress,
+        built: false,
+        receivers: None,
+        populate: None,
+    };
+    let result = driver.until_ready(&hello, next);
+    match result {
+        Ok(()) => driver.run(),
+        Err(error) => Err(driver.unwind(error)),
+    }
+}
+
+struct Driver<'a, D: Destination> {
+    control: Link,
+    guest: &'a mut D,
+    options: &'a Options,
+    progress: &'a Arc<Progress>,
+    /// How many data connections there are; none for local handover.
+    streams: u16,
+    /// `prepare` succeeded, so `abandon` is due on failure.
+    built: bool,
+    receivers: Option<Receivers>,
+    populate: Option<Populate>,
+}
+
+impl<D: Destination> Driver<'_, D> {
+    /// Everything up to the hand-over: when it returns, the guest is ours.
+    fn until_ready(
+        &mut self,
+        hello: &Hello,
+        next: impl FnMut() -> Result<OwnedFd, ChannelError>,
+    ) -> Result<(), ReceiveError> {
+        self.agree(hello)?;
+        let data = self.accept_streams(hello, next)?;
+        let regions = self.prepare()?;
+        if !data.is_empty() {
+            let receivers = Receivers::start(
+                &regions,
+                data,
+                self.options.means,
+                Arc::clone(self.progress),
+                self.control.stop(),
+            )?;
+            self.receivers = Some(receivers);
+        }
+        if self.options.means.populate_ahead && self.receivers.is_some() {
+            self.populate = Populate::start(regions, self.control.stop());
+        }
+        let state = self.await_state()?;
+        if let Some(receivers) = &self.receivers {
+            receivers.await_last(self.options.stopped)?;
+        }
+        // What is not populated by now is done by whoever touches it.
+        self.populate = None;
+        self.guest.restore(&state).map_err(ReceiveError::Restore)?;
+        self.control
+            .send(&Message::Ready, "saying that it is restored")?;
+        self.await_handover()
+    }
+
+    fn agree(&self, hello: &Hello) -> Result<(), ReceiveError> {
+        let version =
+            choose_version(VERSIONS, hello.oldest..=hello.newest).ok_or(ReceiveError::Version {
+                theirs_oldest: hello.oldest,
+                theirs_newest: hello.newest,
+                ours_oldest: *VERSIONS.start(),
+                ours_newest: *VERSIONS.end(),
+            })?;
+        self.control
+            .send(&Message::Welcome(version), "greeting the source")?;
+        Ok(())
+    }
+
+    fn accept_streams(
+        &self,
+        hello: &Hello,
+        mut next: impl FnMut() -> Result<OwnedFd, ChannelError>,
+    ) -> Result<Vec<Link>, ReceiveError> {
+        let mut links: Vec<Option<Link>> = (0..self.streams).map(|_| None).collect();
+        while links.iter().any(Option::is_none) {
+            let socket = next()?;
+            let link = Link::new(socket, self.control.stop().clone(), self.control.stall())?;
+            let index = match greeting(&link) {
+                Ok(Hello {
+                    session,
+                    role: Role::Data { index },
+                    ..
+                }) if session == hello.session => index,
+                Err(ChannelError::Cancelled) => return Err(ChannelError::Cancelled.into()),
+                // Somebody else's connection.
+                Ok(_) | Err(_) => continue,
+            };
+            match links.get_mut(usize::from(index)) {
+                Some(place @ None) => *place = Some(link),
+                Some(Some(_)) | None => return Err(ReceiveError::Stream(index)),
+            }
+        }
+        Ok(links.into_iter().flatten().collect())
+    }
+
+    /// Answers about the clock until the description comes; has the guest built.
+    fn prepare(&mut self) -> Result<Vec<Region>, ReceiveError> {
+        let (description, files) = self.await_description()?;
+        let local = description.local;
+        if local != (self.streams == 0) {
+            return Err(ChannelError::Unexpected {
+                got: crate::wire::Kind::Description,
+                wanted: "data connections, or local handover",
+            }
+            .into());
+        }
+        let built = if local {
+            if files.len() == description.regions.len() {
+                self.guest.prepare_with_files(&description.guest, files)
+            } else {
+                Err(Refusal(vec![format!(
+                    "{} files came for {} regions of memory",
+                    files.len(),
+                    description.regions.len()
+                )]))
+            }
+        } else {
+            self.guest.prepare(&description.guest)
+        };
+        let checked = built.and_then(|prepared| {
+            self.built = true;
+            compare(&description, &prepared)?;
+            Ok(prepared)
+        });
+        match checked {
+            Ok(prepared) => {
+                let verdict = Verdict::Accept {
+                    restore_us: micros(prepared.restore_cost),
+                };
+                self.control
+                    .send(&Message::Verdict(verdict), "accepting the guest")?;
+                Ok(prepared.regions)
+            }
+            Err(Refusal(reasons)) => {
+                let verdict = Message::Verdict(Verdict::Refuse(bounded(&reasons)));
+                self.control.send(&verdict, "refusing the guest")?;
+                Err(ReceiveError::Refused(reasons))
+            }
+        }
+    }
+
+    fn await_description(&self) -> Result<(Description, Vec<OwnedFd>), ReceiveError> {
+        const DOING: &str = "waiting for the guest's description";
+        loop {
+            let patience = Patience::For(self.control.stall());
+            // Files come beside the first byte of a frame.
+            self.control
+                .wait(nix::poll::PollFlags::POLLIN, patience, DOING)?;
+            let (first, files) = receive_with_files(&self.control, DOING)?;
+            let mut bytes = [0; HEADER_BYTES];
+            bytes[0] = first;
+            let mut into = Incoming::default();
+            into.bytes(&mut bytes[1..]);
+            self.control.receive_all(into, patience, DOING)?;
+            let header = Header::parse(&bytes).map_err(ChannelError::from)?;
+            let mut body = Vec::new();
+            self.control
+                .receive_body(&header, patience, &mut body, DOING)?;
+            match message_of(&header, &body)? {
+                Message::Description(description) => return Ok((description, files)),
+                message => self.answer(&message, "DESCRIPTION")?,
+            }
+        }
+    }
+
+    /// Answers a question about the clock; anything else is out of place.
+    fn answer(&self, message: &Message, wanted: &'static str) -> Result<(), ChannelError> {
+        let Message::Clock {
+            asked,
+            answered: None,
+            ..
+        } = *message
+        else {
+            return Err(ChannelError::Unexpected {
+                got: message.kind(),
+                wanted,
+            });
+        };
+        let answer = Message::Clock {
+            asked,
+            answered: Some(Moment::now().as_nanos()),
+            boot: boot_id(),
+        };
+        self.control.send(&answer, "telling the time")
+    }
+
+    /// Memory travels; announcements and signs of life come here meanwhile.
+    fn await_state(&mut self) -> Result<Vec<u8>, ReceiveError> {
+        const DOING: &str = "receiving the guest";
+        loop {
+            let patience = Patience::For(self.control.stall());
+            match self.control.receive(patience, DOING)? {
+                Message::Extents(extents) => {
+                    if let Some(populate) = &self.populate {
+                        populate.announce(extents);
+                    }
+                }
+                Message::State(state) => return Ok(state),
+                message => self.answer(&message, "STATE")?,
+            }
+        }
+    }
+
+    fn await_handover(&self) -> Result<(), ReceiveError> {
+        const DOING: &str = "waiting for the hand-over";
+        loop {
+            let patience = Patience::For(self.options.stopped);
+            match self.control.receive(patience, DOING)? {
+                Message::Handover => return Ok(()),
+                message => self.answer(&message, "HANDOVER")?,
+            }
+        }
+    }
+
+    /// The guest is ours. Whatever happens now, the source does not run it.
+    fn run(mut self) -> Result<Arrived, ReceiveError> {
+        let patience = Patience::Committed(Duration::from_secs(1));
+        let since = match self.guest.run() {
+            Ok(since) => since,
+            Err(cause) => {
+                let reason = format!("it does not run here: {}", crate::chain(cause.as_ref()));
+                let _ = self
+                    .control
+                    .send_patiently(&Message::Abort(reason), patience, "ending");
+                return Err(ReceiveError::Run(cause));
+            }
+        };
+        // The guest runs whether the source hears it or not.
+        let message = Message::Running(since.as_nanos());
+        if let Err(error) = self
+            .control
+            .send_patiently(&message, patience, "saying that it runs")
+        {
+            tracing::warn!(%error, "the source could not be told that the guest runs here");
+        }
+        self.receivers = None;
+        self.progress.finish();
+        Ok(Arrived {
+            running_since: since,
+            snapshot: self.progress.snapshot(),
+        })
+    }
+
+    /// The guest does not come: the source hears why, and nothing stays.
+    fn unwind(mut self, error: ReceiveError) -> ReceiveError {
+        let stop = self.control.stop();
+        let error = match error {
+            ReceiveError::Channel(ChannelError::Stopped) => {
+                ReceiveError::Channel(stop.take_failure().unwrap_or(ChannelError::Stopped))
+            }
+            other => other,
+        };
+        // A refusal has been told already.
+        if !matches!(error, ReceiveError::Refused(_)) {
+            let patience = Patience::Committed(Duration::from_millis(200));
+            let message = Message::Abort(crate::chain(&error));
+            let _ = self.control.send_patiently(&message, patience, "ending");
+        }
+        self.receivers = None;
+        self.populate = None;
+        self.control.close();
+        if self.built {
+            self.guest.abandon();
+        }
+        self.progress.finish();
+        error
+    }
+}
+
+/// What the source has must be what was built.
+fn compare(description: &Description, prepared: &Prepared) -> Result<(), Refusal> {
+    let theirs = &description.regions;
+    let ours = &prepared.regions;
+    let mut reasons = Vec::new();
+    if theirs.len() != ours.len() {
+        reasons.push(format!(
+            "the source has {} regions of memory, and {} were built here",
+            theirs.len(),
+            ours.len()
+        ));
+    }
+    for (their, our) in theirs.iter().zip(ours) {
+        let our = our.layout();
+        if (their.guest_address, their.size_bytes) != (our.guest_address, our.size_bytes) {
+            reasons.push(format!(
+                "the source has {} bytes of memory at {:#x}, and here it is {} bytes at {:#x}",
+                their.size_bytes, their.guest_address, our.size_bytes, our.guest_address
+            ));
+        }
+    }
+    if reasons.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal(reasons))
+    }
+}
+
+/// Reasons as they fit into a frame.
+fn bounded(reasons: &[String]) -> Vec<String> {
+    const REASONS: usize = 32;
+    const CHARACTERS: usize = 400;
+    reasons
+        .iter()
+        .take(REASONS)
+        .map(|reason| reason.chars().take(CHARACTERS).collect())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

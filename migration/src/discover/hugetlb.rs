@@ -1,0 +1,97 @@
+//! What is present on hugetlbfs, where `SEEK_DATA` calls every file dense.
+//!
+//! 1. `fstat` counts all huge pages of the file, whoever touched them. If it has
+//!    as many as it is long, all is present.
+//! 2. `mincore` sees what this process has mapped. If that is as many, those are it.
+//! 3. Otherwise another process (a vhost-user back end) touched pages that we have
+//!    not mapped. [`probe`](super::probe) finds them through userfaultfd.
+//! 4. Where that is not permitted, every page counts as present.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use super::probe::probe;
+use crate::bitmap::Bitmap;
+use crate::memory::{PAGE, Region};
+
+/// The unit of `st_blocks`, whatever the file system's (inode(7)).
+const BLOCK_BYTES: u64 = 512;
+
+/// Fills in `maps` of the regions `huge`, file by file: `fstat` counts a file's
+/// pages, not a region's.
+pub(super) fn present(regions: &[Region], huge: &[usize], maps: &mut [Bitmap]) {
+    let mut files: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    for &index in huge {
+        let id = regions
+            .get(index)
+            .and_then(|region| region.file().metadata().ok())
+            .map_or((0, index as u64), |m| (m.dev(), m.ino()));
+        files.entry(id).or_default().push(index);
+    }
+    for indices in files.into_values() {
+        if let Err(error) = of_file(regions, &indices, maps) {
+            tracing::debug!(
+                ?indices,
+                %error,
+                "present huge pages cannot be told apart: all of them count"
+            );
+            for index in indices {
+                if let (Some(region), Some(map)) = (regions.get(index), maps.get_mut(index)) {
+                    map.add_range(0..region.pages());
+                }
+            }
+        }
+    }
+}
+
+fn of_file(regions: &[Region], indices: &[usize], maps: &mut [Bitmap]) -> io::Result<()> {
+    let mut allocated = 0;
+    let mut size = 0;
+    let mut mapped = 0;
+    for &index in indices {
+        let (Some(region), Some(map)) = (regions.get(index), maps.get_mut(index)) else {
+            continue;
+        };
+        let facts = region.file().metadata()?;
+        allocated = facts.blocks() * BLOCK_BYTES;
+        size = facts.size();
+        if allocated == size {
+            map.add_range(0..region.pages());
+            mapped += region.layout().size_bytes;
+            continue;
+        }
+        add_mapped(region, map)?;
+        mapped += map.count() * PAGE;
+    }
+    if allocated == size || allocated == mapped {
+        return Ok(());
+    }
+    for &index in indices {
+        if let (Some(region), Some(map)) = (regions.get(index), maps.get_mut(index)) {
+            probe(region, map)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds the huge pages that this process has mapped.
+fn add_mapped(region: &Region, map: &mut Bitmap) -> io::Result<()> {
+    // In pieces: the answer takes a byte for each 4 KiB.
+    const PIECE: u64 = (1 << 30) / PAGE;
+    let step = (region.layout().page_bytes / PAGE).max(1);
+    let step_bytes = usize::try_from(step).map_err(io::Error::other)?;
+    let mut first = 0;
+    while first < region.pages() {
+        let count = PIECE.max(step).min(region.pages() - first);
+        let mapped = region.mapped(first, count)?;
+        let pages = (first..).step_by(step_bytes);
+        for (page, huge) in pages.zip(mapped.chunks(step_bytes)) {
+            if huge.first().is_some_and(|byte| byte & 1 == 1) {
+                map.add_range(page..page + step);
+            }
+        }
+        first += count;
+    }
+    Ok(())
+}

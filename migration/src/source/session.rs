@@ -1,0 +1,242 @@
+//! The source's end of the control connection.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::error::SendError;
+use super::readable;
+use crate::address::Address;
+use crate::cancel::Cancel;
+use crate::channel::{ChannelError, Link, Patience, Stop, connect, send_with_files};
+use crate::clock::{self, PeerClock};
+use crate::memory::Region;
+use crate::options::Options;
+use crate::stats::Moment;
+use crate::wire::VERSIONS;
+use crate::wire::message::{Description, Hello, Message, RegionFact, Role, STREAMS, Verdict};
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) control: Link,
+    pub(super) data: Vec<Link>,
+    pub(super) clock: PeerClock,
+}
+
+impl Session {
+    /// Connects, agrees on a version, opens the data connections.
+    pub(super) fn connect(
+        to: &Address,
+        options: &Options,
+        cancel: &Cancel,
+    ) -> Result<Self, SendError> {
+        const DOING: &str = "greeting the destination";
+        if options.local && !matches!(to, Address::Unix(_)) {
+            return Err(SendError::LocalNeedsUnix(to.to_string()));
+        }
+        if !(1..=STREAMS).contains(&options.streams) {
+            return Err(SendError::Streams(options.streams));
+        }
+        let streams = if options.local { 0 } else { options.streams };
+        let stop = Stop::new(cancel).map_err(|source| ChannelError::Io {
+            doing: "preparing",
+            source,
+        })?;
+        let session = session_number();
+        let open = |role| -> Result<Link, ChannelError> {
+            let socket = connect(to, &stop, options.stall)?;
+            let link = Link::new(socket, stop.clone(), options.stall)?;
+            let hello = Hello {
+                oldest: *VERSIONS.start(),
+                newest: *VERSIONS.end(),
+                session,
+                role,
+            };
+            link.send(&Message::Hello(hello), DOING)?;
+            Ok(link)
+        };
+        let control = open(Role::Control { streams })?;
+        match control.receive(Patience::For(options.stall), DOING)? {
+            Message::Welcome(version) if VERSIONS.contains(&version) => {}
+            Message::Welcome(version) => return Err(SendError::Version(version)),
+            other => return Err(unexpected(&other, "WELCOME")),
+        }
+        let data = (0..streams)
+            .map(|index| open(Role::Data { index }))
+            .collect::<Result<_, _>>()?;
+        let clock = clock::compare(&control)?;
+        Ok(Self {
+            control,
+            data,
+            clock,
+        })
+    }
+
+    /// Sends the description; waits until the destination is built.
+    pub(super) fn describe(
+        &self,
+        regions: &[Region],
+        guest: Vec<u8>,
+        options: &Options,
+    ) -> Result<Duration, SendError> {
+        let facts = regions.iter().map(|region| RegionFact {
+            guest_address: region.layout().guest_address,
+            size_bytes: region.layout().size_bytes,
+            page_bytes: region.layout().page_bytes,
+        });
+        let message = Message::Description(Description {
+            local: options.local,
+            regions: facts.collect(),
+            guest,
+        });
+        if options.local {
+            let files: Vec<_> = regions.iter().map(|r| r.file().as_fd()).collect();
+            send_with_files(
+                &self.control,
+                &message.to_bytes(),
+                &files,
+                "passing memory as files",
+            )?;
+        } else {
+            self.control.send(&message, "describing the guest")?;
+        }
+        let patience = Patience::For(options.prepare);
+        match self
+            .control
+            .receive(patience, "waiting until the destination is built")?
+        {
+            Message::Verdict(Verdict::Accept { restore_us }) => {
+                Ok(Duration::from_micros(restore_us.min(60_000_000)))
+            }
+            Message::Verdict(Verdict::Refuse(reasons)) => Err(SendError::Refused(reasons)),
+            other => Err(unexpected(&other, "VERDICT")),
+        }
+    }
+
+    /// Waits for `done` or for `patience`, gives a sign of life, and notices
+    /// when the destination gives up.
+    pub(super) fn watch(&self, done: BorrowedFd<'_>, patience: Duration) -> Result<(), SendError> {
+        if !readable(&self.control, done, Patience::For(patience))? {
+            let question = clock::question(clock::boot_id());
+            self.control.send(&question, "giving a sign of life")?;
+        }
+        while self.control.is_readable() {
+            let patience = Patience::For(self.control.stall());
+            match self.control.receive(patience, "copying memory")? {
+                Message::Clock { .. } => {}
+                other => return Err(unexpected(&other, "nothing but CLOCK")),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn await_ready(&self, limit: Duration) -> Result<(), ChannelError> {
+        self.await_message(
+            Patience::For(limit),
+            "waiting for the restored state",
+            |m| matches!(m, Message::Ready).then_some(()),
+        )
+    }
+
+    /// Gives the guest away. On an error it was not given: the kernel did not
+    /// take the whole frame, so it cannot arrive.
+    pub(super) fn hand_over(&self) -> Result<(), ChannelError> {
+        self.control.stop().check()?;
+        let patience = Patience::Committed(self.control.stall());
+        let sent = self
+            .control
+            .send_patiently(&Message::Handover, patience, "handing over");
+        if sent.is_err() {
+            self.control.close();
+        }
+        sent
+    }
+
+    /// When the guest ran at the destination, by its clock.
+    pub(super) fn await_running(&self, limit: Duration) -> Result<Moment, ChannelError> {
+        let patience = Patience::Committed(limit);
+        self.await_message(
+            patience,
+            "waiting to hear that the guest runs",
+            |m| match m {
+                Message::Running(since) => Some(Moment::from_nanos(*since)),
+                _ => None,
+            },
+        )
+    }
+
+    fn await_message<T>(
+        &self,
+        patience: Patience,
+        doing: &'static str,
+        wanted: impl Fn(&Message) -> Option<T>,
+    ) -> Result<T, ChannelError> {
+        loop {
+            let message = self.control.receive(patience, doing)?;
+            if let Some(value) = wanted(&message) {
+                return Ok(value);
+            }
+            // Answers to signs of life may still be under way.
+            if !matches!(message, Message::Clock { .. }) {
+                return Err(ChannelError::Unexpected {
+                    got: message.kind(),
+                    wanted: doing,
+                });
+            }
+        }
+    }
+
+    /// The better of two reasons: what another thread met first, or what the
+    /// destination says of itself, over "the connection was closed".
+    pub(super) fn explain(&self, error: SendError) -> SendError {
+        let SendError::Channel(mut cause) = error else {
+            return error;
+        };
+        if matches!(cause, ChannelError::Stopped) {
+            cause = self.control.stop().take_failure().unwrap_or(cause);
+        }
+        let is_silent = matches!(
+            cause,
+            ChannelError::Closed { .. } | ChannelError::Io { .. } | ChannelError::Stopped
+        );
+        if is_silent && let Some(reason) = self.last_words() {
+            cause = ChannelError::Aborted(reason);
+        }
+        SendError::Channel(cause)
+    }
+
+    /// Why the destination gave up, if it says so soon.
+    fn last_words(&self) -> Option<String> {
+        let patience = Patience::Committed(Duration::from_millis(200));
+        loop {
+            match self.control.receive(patience, "asking why") {
+                Ok(Message::Clock { .. }) => {}
+                Err(ChannelError::Aborted(reason)) => return Some(reason),
+                Ok(_) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Tells the destination why it ends; it need not hear it.
+    pub(super) fn abort(&self, error: &SendError) {
+        let patience = Patience::Committed(Duration::from_millis(200));
+        let message = Message::Abort(crate::chain(error));
+        let _ = self.control.send_patiently(&message, patience, "ending");
+        self.control.close();
+    }
+}
+
+fn unexpected(got: &Message, wanted: &'static str) -> SendError {
+    SendError::Channel(ChannelError::Unexpected {
+        got: got.kind(),
+        wanted,
+    })
+}
+
+/// A number that no other migration has: it only tells connections apart, so
+/// the randomness of the standard hasher's keys does.
+fn session_number() -> u128 {
+    let half = || u128::from(RandomState::new().hash_one(Moment::now().as_nanos()));
+    half() << 64 | half()
+}
