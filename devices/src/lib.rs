@@ -27,6 +27,8 @@ pub mod doorbell;
 pub mod irq;
 pub mod pci;
 pub mod reset;
+#[cfg(test)]
+mod saved;
 pub mod serial;
 pub mod tap;
 #[cfg(any(test, feature = "test-utils"))]

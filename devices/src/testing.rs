@@ -20,7 +20,7 @@ pub use doorbell::FakeDoorbells;
 pub use guest::{PciGuest, Space, Step};
 pub use irq::{FakeMsi, FakeVectors};
 pub use ring::{Buffer, DriverRing};
-pub use suite::device_suite;
+pub use suite::{device_suite, device_suite_in};
 
 /// Guest RAM at the given ranges (address and size in bytes), zeroed.
 ///

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use vm_memory::GuestAddress;
 
+use super::config::RestoreConfigError;
 use super::{ConfigSpace, Identity, PciFunction, ids};
 use crate::bus::Action;
 
@@ -24,6 +25,18 @@ impl HostBridge {
                 subsystem: 0,
             })),
         }
+    }
+}
+
+impl HostBridge {
+    pub fn save(&self) -> Vec<u8> {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.bytes().to_vec()
+    }
+
+    pub fn restore(&self, saved: &[u8]) -> Result<(), RestoreConfigError> {
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.restore(saved)
     }
 }
 

@@ -31,7 +31,7 @@ use vm_memory::GuestAddress;
 pub use address::Bdf;
 pub use config::{ConfigSpace, Identity};
 pub use msix::Msix;
-pub use root::{AttachError, ECAM_BUS_SIZE, PciRoot, Windows};
+pub use root::{AttachError, ECAM_BUS_SIZE, PciRoot, PciRootV1, Windows};
 
 use crate::bus::Action;
 

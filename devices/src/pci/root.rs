@@ -4,11 +4,12 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use serde::{Deserialize, Serialize};
 use vm_memory::GuestAddress;
 
 use super::bar::{self, Found, Width};
 use super::bridge::HostBridge;
-use super::config::CONFIG_SIZE;
+use super::config::{CONFIG_SIZE, RestoreConfigError};
 use super::routes::{Routes, Target, place};
 use super::{Bdf, PciFunction, ids};
 use crate::bus::{Action, Bus, BusDevice, OverlapError};
@@ -72,6 +73,17 @@ struct Table {
     routes: Routes,
 }
 
+/// The root's own registers, first version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciRootV1 {
+    /// The configuration address register, port 0xcf8.
+    pub address: u32,
+    /// The reset control register, port 0xcf9.
+    pub reset: u8,
+    /// Configuration space of the host bridge.
+    pub bridge: Vec<u8>,
+}
+
 /// The host bridge's port registers.
 #[derive(Default)]
 struct Ports {
@@ -82,6 +94,8 @@ struct Ports {
 }
 
 const ADDRESS_ENABLE: u32 = 1 << 31;
+/// Bits 30 to 24 and 1 to 0 are reserved and read as zero.
+const ADDRESS_BITS: u32 = 0x80ff_fffc;
 /// Bits of the reset control register that read back: the kind of the reset,
 /// and the reset itself, which happens as it goes from 0 to 1.
 const RESET_KIND: u8 = 0x0a;
@@ -93,6 +107,7 @@ const RESET_CPU: u8 = 0x04;
 /// and each access holds the function itself, not the lock.
 pub struct PciRoot {
     windows: Windows,
+    bridge: Arc<HostBridge>,
     ports: Mutex<Ports>,
     table: RwLock<Table>,
 }
@@ -110,13 +125,15 @@ impl PciRoot {
     /// A root with nothing behind it but the host bridge.
     #[must_use]
     pub fn new(windows: Windows) -> Arc<Self> {
+        let bridge = Arc::new(HostBridge::new());
         let mut table = Table::default();
         table.slots[0] = Some(Slot {
-            function: Arc::new(HostBridge::new()),
+            function: bridge.clone(),
             bars: Vec::new(),
         });
         Arc::new(Self {
             windows,
+            bridge,
             ports: Mutex::default(),
             table: RwLock::new(table),
         })
@@ -229,6 +246,29 @@ impl PciRoot {
     pub fn refresh(&self) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.remap(&self.windows);
+    }
+
+    /// The root's own registers; those of the functions are saved with them.
+    #[must_use]
+    pub fn save(&self) -> PciRootV1 {
+        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        PciRootV1 {
+            address: ports.address,
+            reset: ports.reset,
+            bridge: self.bridge.save(),
+        }
+    }
+
+    /// Takes over saved registers.
+    ///
+    /// # Errors
+    /// The host bridge was another one; nothing changed.
+    pub fn restore(&self, saved: &PciRootV1) -> Result<(), RestoreConfigError> {
+        self.bridge.restore(&saved.bridge)?;
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.address = saved.address & ADDRESS_BITS;
+        ports.reset = saved.reset & (RESET_KIND | RESET_CPU);
+        Ok(())
     }
 
     /// The functions behind the root, the host bridge first.
@@ -393,8 +433,7 @@ impl Ports {
     fn write(&mut self, port: u64, data: &[u8]) -> Action {
         match (port, data) {
             (0, &[a, b, c, d]) => {
-                // Bits 30 to 24 and 1 to 0 are reserved and read as zero.
-                self.address = u32::from_le_bytes([a, b, c, d]) & 0x80ff_fffc;
+                self.address = u32::from_le_bytes([a, b, c, d]) & ADDRESS_BITS;
                 Action::Continue
             }
             (1, &[byte]) => {

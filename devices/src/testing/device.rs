@@ -2,7 +2,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use crate::virtio::{ActivateError, Activation, Kind, RingPosition, StopError, VirtioDevice};
+use crate::virtio::{
+    ActivateError, Activation, DeviceStateError, DeviceV1, Kind, RingPosition, StopError,
+    VirtioDevice, stateless,
+};
 
 /// What happened to a [`FakeDevice`], and how it is to behave.
 #[derive(Debug, Default)]
@@ -124,5 +127,13 @@ impl VirtioDevice for FakeDevice {
         };
         let rings = activation.into_iter().flat_map(|a| a.rings);
         Ok(rings.map(|ring| moved(ring.start)).collect())
+    }
+
+    fn save(&self) -> DeviceV1 {
+        DeviceV1::Stateless
+    }
+
+    fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError> {
+        stateless(saved)
     }
 }

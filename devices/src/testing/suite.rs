@@ -4,7 +4,11 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{DriverRing, guest_ram};
 use crate::GuestRam;
-use crate::virtio::{Activation, ConfigChange, RingPosition, VirtioDevice};
+use crate::virtio::{
+    Activation, ConfigChange, DeviceStateError, DeviceV1, RingPosition, VirtioDevice,
+};
+
+mod moved;
 
 const RAM: usize = 16 << 20;
 const VERSION_1: u64 = 1 << 32;
@@ -22,18 +26,28 @@ impl ConfigChange for Unheard {
 /// # Panics
 /// The device fails.
 pub fn device_suite(make: impl Fn() -> Box<dyn VirtioDevice>) {
+    device_suite_in(&guest_ram(&[(0, RAM)]), make);
+}
+
+/// The same for devices that are made for certain RAM, of 16 MiB from 0.
+///
+/// # Panics
+/// The device fails.
+pub fn device_suite_in(ram: &Arc<GuestRam>, make: impl Fn() -> Box<dyn VirtioDevice>) {
     says_what_it_is(make().as_ref());
     reads_config_at_any_offset(make().as_ref());
     let mut device = make();
     stops_while_stopped(device.as_mut());
     // A reset is a stop; after it everything begins anew.
     for start in [0, 0, 5, 0xffff] {
-        starts_where_the_rings_stand(device.as_mut(), start);
+        starts_where_the_rings_stand(device.as_mut(), ram, start);
     }
     stops_while_stopped(device.as_mut());
-    starts_without_rings(make().as_mut());
+    starts_without_rings(make().as_mut(), ram);
+    saves_and_restores(&make, ram);
+    moved::moves(&make, ram);
     let mut device = make();
-    let rings = Rings::new(device.as_ref(), 0);
+    let rings = Rings::new(device.as_ref(), ram, 0);
     let started = device.activate(rings.activation(device.as_ref()));
     started.expect("starts, and is dropped while it runs");
 }
@@ -86,8 +100,8 @@ struct Rings {
 }
 
 impl Rings {
-    fn new(device: &dyn VirtioDevice, start: u16) -> Self {
-        let memory = guest_ram(&[(0, RAM)]);
+    fn new(device: &dyn VirtioDevice, ram: &Arc<GuestRam>, start: u16) -> Self {
+        let memory = Arc::clone(ram);
         let mut base = 0x1000;
         let eventfd = || EventFd::new(EFD_NONBLOCK).expect("an eventfd");
         let ring = |size: &u16| {
@@ -112,8 +126,8 @@ impl Rings {
     }
 }
 
-fn starts_where_the_rings_stand(device: &mut dyn VirtioDevice, start: u16) {
-    let rings = Rings::new(device, start);
+fn starts_where_the_rings_stand(device: &mut dyn VirtioDevice, ram: &Arc<GuestRam>, start: u16) {
+    let rings = Rings::new(device, ram, start);
     let activation = rings.activation(device);
     device.activate(activation).expect("starts on empty rings");
     // A kick without a request is no harm.
@@ -128,9 +142,9 @@ fn starts_where_the_rings_stand(device: &mut dyn VirtioDevice, start: u16) {
     assert_eq!(positions, vec![expected; rings.rings.len()]);
 }
 
-fn starts_without_rings(device: &mut dyn VirtioDevice) {
+fn starts_without_rings(device: &mut dyn VirtioDevice, ram: &Arc<GuestRam>) {
     let activation = Activation {
-        memory: guest_ram(&[(0, RAM)]),
+        memory: Arc::clone(ram),
         features: VERSION_1,
         rings: Vec::new(),
         config_change: Arc::new(Unheard),
@@ -138,4 +152,48 @@ fn starts_without_rings(device: &mut dyn VirtioDevice) {
     // Refusing is fine, as long as the device is stopped then.
     let _ = device.activate(activation);
     assert_eq!(device.stop().expect("stops"), []);
+}
+
+fn saves_and_restores(make: &impl Fn() -> Box<dyn VirtioDevice>, ram: &Arc<GuestRam>) {
+    let mut device = make();
+    let saved = device.save();
+    let rings = Rings::new(device.as_ref(), ram, 7);
+    let activation = rings.activation(device.as_ref());
+    device.activate(activation).expect("starts");
+    let _ = device.stop().expect("stops");
+    let used = device.save();
+    let mut other = make();
+    other.restore(&saved).expect("takes what was saved");
+    assert_eq!(other.save(), saved);
+    other.restore(&used).expect("takes what was saved");
+    assert_eq!(other.save(), used);
+    let mut space = [[0; 64]; 2];
+    device.read_config(0, &mut space[0]);
+    other.read_config(0, &mut space[1]);
+    assert_eq!(space[0], space[1], "the driver sees the same device");
+    // The state of each kind of device; one of them is this one's.
+    let foreign = [
+        DeviceV1::Stateless,
+        DeviceV1::Net(crate::virtio::net::NetV1 {
+            mac: [2, 0, 0, 0, 0, 1],
+            active_pairs: 1,
+            guest_offloads: 0,
+            announce: false,
+            mtu: 1500,
+        }),
+        DeviceV1::Block(crate::virtio::block::BlockV1 {
+            sectors: u64::MAX,
+            block: 512,
+            writeback: true,
+        }),
+    ];
+    let kind = std::mem::discriminant(&saved);
+    for wrong in foreign
+        .iter()
+        .filter(|f| std::mem::discriminant(*f) != kind)
+    {
+        let refused = other.restore(wrong);
+        assert!(matches!(refused, Err(DeviceStateError::Kind { .. })));
+        assert_eq!(other.save(), used, "as it was");
+    }
 }

@@ -21,6 +21,7 @@ pub mod net;
 pub mod pci;
 mod queue;
 pub mod rng;
+mod saved;
 pub mod vhost;
 
 use std::fmt;
@@ -30,6 +31,8 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::GuestRam;
+
+pub use saved::{DeviceStateError, DeviceV1, stateless};
 
 /// The kind of a device: its number in virtio 1.2, clause 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,4 +179,16 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// A ring's position could not be learnt; the device serves nothing all
     /// the same.
     fn stop(&mut self) -> Result<Vec<RingPosition>, StopError>;
+
+    /// What the device keeps itself, apart from its rings. What it is to
+    /// outlive is a stop and a start from where the rings stood.
+    fn save(&self) -> DeviceV1;
+
+    /// Takes over what another instance of this device saved; it trusts none of
+    /// it. Called while the device is stopped; it counts for the next
+    /// `activate`, which continues that instance's rings.
+    ///
+    /// # Errors
+    /// The state does not fit this device, which is as it was.
+    fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError>;
 }

@@ -10,7 +10,10 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId
 use vm_memory::Bytes;
 
 use super::queue::{Buffers, RING_FEATURES, ServedRing};
-use super::{ActivateError, Activation, Kind, RingPosition, StopError, VirtioDevice};
+use super::{
+    ActivateError, Activation, DeviceStateError, DeviceV1, Kind, RingPosition, StopError,
+    VirtioDevice, stateless,
+};
 use crate::GuestRam;
 use crate::device_loop::LoopHandle;
 
@@ -252,6 +255,14 @@ impl VirtioDevice for Rng {
         }
         let worker = worker.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(worker.rings.iter().map(ServedRing::position).collect())
+    }
+
+    fn save(&self) -> DeviceV1 {
+        DeviceV1::Stateless
+    }
+
+    fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError> {
+        stateless(saved)
     }
 }
 

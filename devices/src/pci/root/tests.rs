@@ -146,3 +146,38 @@ fn a_full_window_is_an_error() {
         }
     ));
 }
+
+#[test]
+fn the_roots_own_registers_move() {
+    let guest = PciGuest::new();
+    let _ = guest.ports.write(0xcf8, &0x8000_0804_u32.to_le_bytes());
+    let _ = guest.ports.write(0xcf9, &[2]);
+    // Bus mastering of the bridge.
+    let _ = guest.memory.write(guest.root.windows().ecam + 4, &[4, 0]);
+    let saved = guest.root.save();
+    let other = PciGuest::new();
+    other.root.restore(&saved).unwrap();
+    assert_eq!(other.root.save(), saved);
+    let mut data = [0; 4];
+    other.ports.read(0xcf8, &mut data);
+    assert_eq!(data, 0x8000_0804_u32.to_le_bytes());
+    assert_eq!(other.ports.write(0xcf9, &[6]), Action::Reset);
+    other.memory.read(other.root.windows().ecam + 4, &mut data);
+    assert_eq!(data[0], 4);
+
+    let all = PciRootV1 {
+        address: u32::MAX,
+        reset: u8::MAX,
+        ..saved.clone()
+    };
+    other.root.restore(&all).unwrap();
+    assert_eq!(
+        (other.root.save().address, other.root.save().reset),
+        (0x80ff_fffc, 0xe)
+    );
+    let mut wrong = saved.clone();
+    wrong.bridge[0] ^= 1;
+    assert!(other.root.restore(&wrong).is_err());
+    wrong.bridge.clear();
+    assert!(other.root.restore(&wrong).is_err());
+}

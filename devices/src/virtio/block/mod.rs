@@ -3,6 +3,7 @@
 mod engine;
 mod image;
 mod request;
+mod state;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -20,7 +21,10 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::queue::{RING_FEATURES, ServedRing};
-use super::{ActivateError, Activation, Kind, RingPosition, StopError, VirtioDevice};
+use super::{
+    ActivateError, Activation, DeviceStateError, DeviceV1, Kind, RingPosition, StopError,
+    VirtioDevice,
+};
 use crate::device_loop::LoopHandle;
 use engine::Uring;
 use image::{Access, Image};
@@ -28,6 +32,7 @@ use request::ID_LEN;
 use worker::{Parts, Worker};
 
 pub use image::ImageError;
+pub use state::{BlockStateError, BlockV1};
 
 /// The unit of the protocol, in bytes (5.2.5): not the disk's block size.
 const SECTOR: u32 = 512;
@@ -333,6 +338,20 @@ impl VirtioDevice for Block {
         })?;
         self.engine = worker.take_engine();
         Ok(worker.positions())
+    }
+
+    fn save(&self) -> DeviceV1 {
+        DeviceV1::Block(self.state())
+    }
+
+    fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError> {
+        match saved {
+            DeviceV1::Block(state) => {
+                let restored = self.take_state(*state);
+                restored.map_err(|error| DeviceStateError::Device(error.into()))
+            }
+            other => Err(DeviceStateError::kind(other)),
+        }
     }
 }
 

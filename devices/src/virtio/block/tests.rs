@@ -194,6 +194,34 @@ fn on_both_engines(name: &str, test: impl Fn(Scratch, Engine)) {
 }
 
 #[test]
+fn another_disk_is_not_taken_for_the_one_that_was_saved() {
+    let device_loop = DeviceLoop::spawn("block-test", || ()).unwrap();
+    let image = Scratch::image("moved");
+    let mut disk = Block::new(config(&image.0), device_loop.handle()).unwrap();
+    disk.write_config(WRITEBACK as u64, &[0]);
+    let saved = disk.state();
+    assert!(!saved.writeback);
+    let refused = |disk: &mut Block, state| {
+        let error = disk.restore(&DeviceV1::Block(state)).unwrap_err();
+        error.to_string()
+    };
+    let sectors = saved.sectors + 1;
+    let error = refused(&mut disk, BlockV1 { sectors, ..saved });
+    assert!(error.contains(&sectors.to_string()), "{error}");
+    let error = refused(
+        &mut disk,
+        BlockV1 {
+            block: 4096,
+            ..saved
+        },
+    );
+    assert!(error.contains("4096"), "{error}");
+    disk.write_config(WRITEBACK as u64, &[1]);
+    disk.restore(&DeviceV1::Block(saved)).unwrap();
+    assert_eq!(disk.state(), saved);
+}
+
+#[test]
 fn it_does_what_every_device_does() {
     let device_loop = DeviceLoop::spawn("block-test", || ()).unwrap();
     for (readonly, num_queues) in [(false, 1), (true, 4)] {

@@ -7,6 +7,7 @@
 
 use std::io::{self, Read};
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_net as net;
 
 use super::{bit, config, features};
@@ -16,9 +17,9 @@ use crate::virtio::RingPosition;
 /// Longest table of MAC addresses that is read.
 const MAX_MACS: u32 = 4096;
 
-/// What a driver set through the control queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NetState {
+/// What a driver set through the control queue, first version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetV1 {
     /// The MAC address in the configuration space.
     pub mac: [u8; 6],
     /// Queue pairs that the driver uses, from 1.
@@ -27,6 +28,9 @@ pub struct NetState {
     pub guest_offloads: u64,
     /// Whether the driver is still to announce itself.
     pub announce: bool,
+    /// The MTU in the configuration space, which the driver may have taken for
+    /// its interface.
+    pub mtu: u16,
 }
 
 /// A saved state does not fit the device.
@@ -45,6 +49,22 @@ pub enum StateError {
     Offloads {
         /// The bits that are none.
         bits: u64,
+    },
+    /// No address that a device can have.
+    #[error("The saved MAC address {} is a multicast address, or zero", config::show_mac(*mac))]
+    Mac {
+        /// The address.
+        mac: [u8; 6],
+    },
+    /// The driver was told another MTU.
+    #[error(
+        "The driver was told an MTU of {saved} bytes, and the tap here has {here}: set the same on both"
+    )]
+    Mtu {
+        /// The MTU in the saved state.
+        saved: u16,
+        /// The device's.
+        here: u16,
     },
 }
 
@@ -150,7 +170,7 @@ pub(super) struct Control {
     mtu: u16,
     /// As negotiated at the last start.
     features: u64,
-    state: NetState,
+    state: NetV1,
     ring: RingPosition,
 }
 
@@ -162,7 +182,7 @@ impl Control {
             max_pairs,
             mtu,
             features: 0,
-            state: initial(mac, 0),
+            state: initial(mac, mtu, 0),
             ring: RingPosition::default(),
         }
     }
@@ -171,11 +191,11 @@ impl Control {
         &self.tap
     }
 
-    pub(super) fn state(&self) -> NetState {
+    pub(super) fn state(&self) -> NetV1 {
         self.state
     }
 
-    pub(super) fn restore(&mut self, state: NetState) -> Result<(), StateError> {
+    pub(super) fn restore(&mut self, state: NetV1) -> Result<(), StateError> {
         let (active, max) = (state.active_pairs, self.max_pairs);
         if active == 0 || active > max {
             return Err(StateError::Pairs { active, max });
@@ -183,6 +203,14 @@ impl Control {
         let bits = state.guest_offloads & !features::guest_offloads(u64::MAX);
         if bits != 0 {
             return Err(StateError::Offloads { bits });
+        }
+        let mac = state.mac;
+        if mac[0] & 1 == 1 || mac == [0; 6] {
+            return Err(StateError::Mac { mac });
+        }
+        let (saved, here) = (state.mtu, self.mtu);
+        if saved != here {
+            return Err(StateError::Mtu { saved, here });
         }
         self.state = state;
         Ok(())
@@ -192,7 +220,7 @@ impl Control {
     pub(super) fn start(&mut self, features: u64, fresh: bool) -> Result<(), TapError> {
         self.features = features;
         if fresh {
-            self.state = initial(self.mac, features);
+            self.state = initial(self.mac, self.mtu, features);
         }
         self.state.guest_offloads &= features;
         if features & bit(net::VIRTIO_NET_F_MQ) == 0 {
@@ -276,11 +304,12 @@ impl Control {
 
 /// The state that a driver finds (virtio 1.2, 5.1.5: one pair, all negotiated
 /// offloads on).
-fn initial(mac: [u8; 6], negotiated: u64) -> NetState {
-    NetState {
+fn initial(mac: [u8; 6], mtu: u16, negotiated: u64) -> NetV1 {
+    NetV1 {
         mac,
         active_pairs: 1,
         guest_offloads: features::guest_offloads(negotiated),
         announce: false,
+        mtu,
     }
 }

@@ -38,11 +38,12 @@ use crate::tap::{Tap, TapError, TapSource};
 use crate::virtio::vhost::workers::{self, Search, WorkerError};
 use crate::virtio::vhost::{KernelNet, RingBackend, Rings, VhostError};
 use crate::virtio::{
-    ActivateError, Activation, ConfigChange, Kind, Ring, RingPosition, StopError, VirtioDevice,
+    ActivateError, Activation, ConfigChange, DeviceStateError, DeviceV1, Kind, Ring, RingPosition,
+    StopError, VirtioDevice,
 };
 
 use control::Control;
-pub use control::{NetState, StateError};
+pub use control::{NetV1, StateError};
 pub use features::Offloads;
 #[cfg(any(test, feature = "test-utils"))]
 pub use testing::ControlGuest;
@@ -254,22 +255,6 @@ impl<B: RingBackend> Net<B> {
         self.control().tap().name().to_owned()
     }
 
-    /// What the driver set through the control queue.
-    #[must_use]
-    pub fn save(&self) -> NetState {
-        self.control().state()
-    }
-
-    /// Takes over what a driver set through the control queue of another
-    /// instance of this device. It counts for the next `activate`, which must
-    /// continue that instance's rings.
-    ///
-    /// # Errors
-    /// The state does not fit this device.
-    pub fn restore(&mut self, state: NetState) -> Result<(), StateError> {
-        self.control().restore(state)
-    }
-
     /// Asks the driver to announce itself to the network (virtio 1.2,
     /// 5.1.6.5.4), as is due when the guest has moved. Answers whether the
     /// driver negotiated that; else somebody has to announce it from outside.
@@ -446,6 +431,20 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
             Place::Nowhere => *start,
         });
         Ok(positions.collect())
+    }
+
+    fn save(&self) -> DeviceV1 {
+        DeviceV1::Net(self.control().state())
+    }
+
+    fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError> {
+        match saved {
+            DeviceV1::Net(state) => {
+                let restored = self.control().restore(*state);
+                restored.map_err(|error| DeviceStateError::Device(error.into()))
+            }
+            other => Err(DeviceStateError::kind(other)),
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! What stands in a transport after its device was taken back: nothing that a
 //! guest could still reach.
 
-use crate::virtio::{ActivateError, Activation, Kind, RingPosition, StopError, VirtioDevice};
+use crate::virtio::{
+    ActivateError, Activation, DeviceStateError, DeviceV1, Kind, RingPosition, StopError,
+    VirtioDevice, stateless,
+};
 
 #[derive(Debug)]
 pub(super) struct Absent;
@@ -37,5 +40,13 @@ impl VirtioDevice for Absent {
 
     fn stop(&mut self) -> Result<Vec<RingPosition>, StopError> {
         Ok(Vec::new())
+    }
+
+    fn save(&self) -> DeviceV1 {
+        DeviceV1::Stateless
+    }
+
+    fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError> {
+        stateless(saved)
     }
 }

@@ -8,7 +8,7 @@ use super::queue::{Queue, QueueError};
 use super::{VirtioPci, status};
 use crate::pci::config::RestoreConfigError;
 use crate::pci::msix::VectorV1;
-use crate::virtio::RingPosition;
+use crate::virtio::{DeviceStateError, DeviceV1, RingPosition};
 
 /// One queue, first version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct QueueV1 {
     pub next_used: u16,
 }
 
-/// The whole function but its device, first version.
+/// The whole function with its device, first version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtioPciV1 {
     /// PCI configuration space.
@@ -56,6 +56,8 @@ pub struct VirtioPciV1 {
     pub queue_select: u16,
     /// The queues.
     pub queues: Vec<QueueV1>,
+    /// What the device keeps itself.
+    pub device: DeviceV1,
 }
 
 /// A saved transport does not fit the device here.
@@ -103,6 +105,15 @@ pub enum RestoreError {
         /// What is missing.
         missing: u64,
     },
+    /// The device refused its own part.
+    #[error("Could not restore device {device}")]
+    Device {
+        /// The device's id.
+        device: String,
+        /// Why.
+        #[source]
+        source: DeviceStateError,
+    },
     /// A queue that is enabled cannot work.
     #[error("Could not restore device {device}: queue {queue}")]
     Queue {
@@ -117,8 +128,8 @@ pub enum RestoreError {
 }
 
 impl VirtioPci {
-    /// The state of the transport. The positions of the rings are current only
-    /// while it is paused.
+    /// The state of transport and device. The positions of the rings are current
+    /// only while it is paused.
     #[must_use]
     pub fn save(&self) -> VirtioPciV1 {
         let function = self.function.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,6 +156,7 @@ impl VirtioPci {
             isr: common.notifier.isr(),
             queue_select: common.queue_select,
             queues: common.queues.iter().map(queue).collect(),
+            device: function.transport.device.save(),
         }
     }
 
@@ -216,7 +228,12 @@ impl VirtioPci {
                 queues.push(queue);
             }
             let restored = function.config.restore(&saved.config);
-            restored.map_err(|source| RestoreError::Config { device, source })?;
+            restored.map_err(|source| RestoreError::Config {
+                device: device.clone(),
+                source,
+            })?;
+            let restored = function.transport.device.restore(&saved.device);
+            restored.map_err(|source| RestoreError::Device { device, source })?;
 
             common.queues = queues;
             common.accepted = saved.accepted;

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{FakeDevice, FakeDoorbells, FakeMsi, PciGuest, Space, Step, guest_ram};
+use crate::virtio::DeviceV1;
 
 const NET: u8 = 0;
 const STATUS: u32 = 0x14;
@@ -372,7 +373,7 @@ fn a_bad_state_is_refused_with_its_reason() {
             .unwrap_err()
             .to_string()
     };
-    let cases: [(Edit, &str); 7] = [
+    let cases: [(Edit, &str); 8] = [
         (|s| s.queues.clear(), "0 queues"),
         (|s| s.vectors.truncate(1), "1 vectors"),
         (|s| s.status = 4, "status 0x04"),
@@ -386,6 +387,16 @@ fn a_bad_state_is_refused_with_its_reason() {
             "queue 0",
         ),
         (|s| s.config[0] ^= 1, "Could not restore"),
+        (
+            |s| {
+                s.device = DeviceV1::Block(crate::virtio::block::BlockV1 {
+                    sectors: 1,
+                    block: 512,
+                    writeback: false,
+                });
+            },
+            "Could not restore",
+        ),
     ];
     for (edit, expected) in cases {
         let error = refused(edit);
@@ -450,7 +461,10 @@ proptest! {
 mod suite {
     use super::*;
     use crate::testing::device_suite;
-    use crate::virtio::{ActivateError, Activation, RingPosition, VirtioDevice};
+    use crate::virtio::{
+        ActivateError, Activation, DeviceStateError, DeviceV1, RingPosition, VirtioDevice,
+        stateless,
+    };
 
     /// The smallest device that is one.
     #[derive(Debug, Default)]
@@ -479,6 +493,12 @@ mod suite {
         fn stop(&mut self) -> Result<Vec<RingPosition>, StopError> {
             Ok(std::mem::take(&mut self.0))
         }
+        fn save(&self) -> DeviceV1 {
+            DeviceV1::Stateless
+        }
+        fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError> {
+            stateless(saved)
+        }
     }
 
     #[test]
@@ -492,7 +512,10 @@ mod threads {
 
     use super::*;
     use crate::device_loop::{DeviceLoop, LoopHandle};
-    use crate::virtio::{ActivateError, Activation, RingPosition, VirtioDevice};
+    use crate::virtio::{
+        ActivateError, Activation, DeviceStateError, DeviceV1, RingPosition, VirtioDevice,
+        stateless,
+    };
 
     /// Announces a change of its configuration all the time.
     struct Restless {
@@ -541,6 +564,12 @@ mod threads {
                 self.0.remove(id).unwrap();
             }
             Ok(Vec::new())
+        }
+        fn save(&self) -> DeviceV1 {
+            DeviceV1::Stateless
+        }
+        fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError> {
+            stateless(saved)
         }
     }
 

@@ -46,7 +46,7 @@ impl Fixture {
         self.driver.status()
     }
 
-    fn state(&self) -> NetState {
+    fn state(&self) -> NetV1 {
         lock(&self.control).state()
     }
 
@@ -226,7 +226,7 @@ fn a_queue_is_continued_where_it_stood_and_wraps() {
 fn a_saved_state_that_does_not_fit_is_refused() {
     let fixture = Fixture::new(ALL);
     let mut control = lock(&fixture.control);
-    let good = NetState {
+    let good = NetV1 {
         active_pairs: 3,
         announce: true,
         ..control.state()
@@ -235,7 +235,7 @@ fn a_saved_state_that_does_not_fit_is_refused() {
     control.start(ALL, false).unwrap();
     assert_eq!((control.state(), control.tap().active_queues()), (good, 3));
     for active_pairs in [0, 5] {
-        let wrong = NetState {
+        let wrong = NetV1 {
             active_pairs,
             ..good
         };
@@ -244,13 +244,26 @@ fn a_saved_state_that_does_not_fit_is_refused() {
             Err(StateError::Pairs { .. })
         ));
     }
-    let wrong = NetState {
+    let wrong = NetV1 {
         guest_offloads: 1,
         ..good
     };
     assert!(matches!(
         control.restore(wrong),
         Err(StateError::Offloads { .. })
+    ));
+    let wrong = NetV1 {
+        mac: [3; 6],
+        ..good
+    };
+    assert!(matches!(
+        control.restore(wrong),
+        Err(StateError::Mac { .. })
+    ));
+    let wrong = NetV1 { mtu: 9000, ..good };
+    assert!(matches!(
+        control.restore(wrong),
+        Err(StateError::Mtu { .. })
     ));
     assert_eq!(control.state(), good);
 }

@@ -246,7 +246,10 @@ fn a_pause_keeps_what_a_reset_forgets() {
         .unwrap();
     machine.activate(features, vec![control_ring(4)]);
     assert_eq!(
-        (machine.active_queues(), machine.net.save().active_pairs),
+        (
+            machine.active_queues(),
+            machine.net.control().state().active_pairs
+        ),
         (1, 1)
     );
 }
@@ -347,4 +350,19 @@ fn configs_that_no_device_can_have_are_refused() {
     assert!(text.contains("ip tuntap add dev gw-none"), "{text}");
     let text = refused(config(17));
     assert!(text.contains("1 to 16 queues"), "{text}");
+}
+
+#[test]
+fn it_does_what_every_device_does() {
+    let device_loop = DeviceLoop::spawn("loop", || ()).unwrap();
+    for pairs in [1, 2] {
+        let memory = crate::testing::guest_ram(&[(0, 16 << 20)]);
+        crate::testing::device_suite_in(&memory, || {
+            let fakes = (0..pairs).map(|_| Fake::default());
+            let rings = fakes.map(|fake| Rings::open(fake, memory.clone()).unwrap());
+            let (tap, handle) = (open_tap(pairs), device_loop.handle());
+            let net = Net::assemble(&config(pairs), tap, rings.collect(), Vec::new(), handle);
+            Box::new(net.unwrap())
+        });
+    }
 }

@@ -88,6 +88,7 @@ impl VhostBackend for Fake {
         self.call(format!("addr {ring} {desc:#x} {avail:#x} {used:#x}"))
     }
     fn set_vring_base(&self, ring: usize, base: u16) -> vhost::Result<()> {
+        self.bases.lock().unwrap()[ring] = base.into();
         self.call(format!("base {ring} {base}"))
     }
     fn get_vring_base(&self, ring: usize) -> vhost::Result<u32> {
