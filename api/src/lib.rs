@@ -16,12 +16,16 @@
 //! | [`router`] | method, path and body to a request: pure, one table |
 //! | [`handler`] | the seam to the machine: a request goes in, an answer comes back whenever it is ready |
 //! | [`server`] | HTTP on a Unix socket, on a thread of its own |
+//! | [`openapi`] | the document made from types and routes |
+//! | [`client`] | a small client, for `godwit ctl` and tests |
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod handler;
 pub mod json;
+pub mod openapi;
 pub mod request;
 pub mod response;
 pub mod router;

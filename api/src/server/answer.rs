@@ -41,7 +41,7 @@ pub(super) fn granted(route: &Route, response: &Response) -> Answer {
         Response::Progress(progress) => json::to_ascii(progress),
     };
     match body {
-        Ok(body) => document(body),
+        Ok(body) => answer(200, Some(JSON), body),
         Err(error) => refused(
             &ApiError::of(ErrorKind::Internal, &error).during("cannot write the answer as JSON"),
         ),
@@ -49,7 +49,7 @@ pub(super) fn granted(route: &Route, response: &Response) -> Answer {
 }
 
 /// An answer that is JSON already.
-pub(super) fn document(body: Vec<u8>) -> Answer {
+pub(super) fn document(body: &'static [u8]) -> Answer {
     answer(200, Some(JSON), body)
 }
 
@@ -111,8 +111,8 @@ fn ascii(text: &str) -> Vec<u8> {
         .collect()
 }
 
-fn answer(status: u16, content_type: Option<HeaderValue>, body: Vec<u8>) -> Answer {
-    let mut answer = hyper::Response::new(Full::new(Bytes::from(body)));
+fn answer(status: u16, content_type: Option<HeaderValue>, body: impl Into<Bytes>) -> Answer {
+    let mut answer = hyper::Response::new(Full::new(body.into()));
     *answer.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     answer

@@ -23,6 +23,7 @@ use super::stream::Stream;
 use crate::error::{ApiError, ErrorKind};
 use crate::handler::{Handler, Reply};
 use crate::json::MAX_DOCUMENT_BYTES;
+use crate::openapi;
 use crate::router::{self, Call};
 
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -125,7 +126,7 @@ async fn answer_to(call: Call<'_>, context: &Context) -> Result<Answer, ApiError
         tracing::warn!(route = routed.route.name(), "ignored {problem}");
     }
     let Some(request) = routed.request else {
-        return Ok(answer::document(Vec::new()));
+        return Ok(answer::document(openapi::bytes()));
     };
     let (reply, outcome) = Reply::pair();
     context.handler.handle(request, reply);
