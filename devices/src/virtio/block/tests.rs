@@ -8,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::GuestRam;
 use crate::device_loop::DeviceLoop;
+use crate::dirty;
 use crate::virtio::queue::driver::{Descriptor, Driver, INDIRECT, NEXT, NoConfigChange, WRITE};
 
 const RAM: usize = 0x40_0000;
@@ -191,6 +192,51 @@ fn on_both_engines(name: &str, test: impl Fn(Scratch, Engine)) {
     for engine in [Engine::Uring, Engine::SystemCalls] {
         test(Scratch::image(&format!("{name}-{engine:?}")), engine);
     }
+}
+
+#[test]
+fn what_a_disk_writes_to_ram_is_in_the_dirty_log() {
+    on_both_engines("dirty", |image, engine| {
+        let mut rig = Rig::new(config(&image.0), engine);
+        let memory = Arc::clone(&rig.memory);
+        let pages = || {
+            let mut pages = Vec::new();
+            dirty::harvest(&memory, &mut |address, bits| {
+                let bits = (0..64).filter(|bit| bits >> bit & 1 == 1);
+                pages.extend(bits.map(|bit| address.0 + bit * 4096));
+            });
+            pages
+        };
+        dirty::start(&memory);
+        let at = DATA.next_multiple_of(4096);
+        for (kind, len, told) in [
+            // Two pages and a bit; the last bytes of a page; nothing but a status.
+            (IN, 2 * 4096 + 512, vec![at, at + 4096, at + 8192]),
+            (GET_ID, 512, vec![at]),
+            (OUT, 4096, vec![]),
+            (FLUSH, 0, vec![]),
+        ] {
+            rig.header(kind, 0);
+            let flags = if matches!(kind, IN | GET_ID) {
+                WRITE
+            } else {
+                0
+            };
+            let mut chain = vec![(HEADER, 16, 0), (at, len, flags), (STATUS, 1, WRITE)];
+            chain.retain(|(_, len, _)| *len > 0);
+            rig.drivers[0].post(&chain);
+            // What the driver wrote itself.
+            pages();
+            rig.drivers[0].kick();
+            rig.drivers[0].wait();
+            let found = pages();
+            let data: Vec<_> = found.iter().copied().filter(|page| *page >= at).collect();
+            assert_eq!(data, told, "{kind}");
+            assert!(found.contains(&(STATUS & !0xfff)), "{kind}: {found:x?}");
+            assert!(found.contains(&0x1000), "the used ring: {found:x?}");
+        }
+        dirty::stop(&memory);
+    });
 }
 
 #[test]

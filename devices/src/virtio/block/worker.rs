@@ -23,8 +23,9 @@ use super::image::Image;
 use super::request::{ID_LEN, IoVectors, Operation, Parser, Request, Status};
 use super::transfer::{self, Durability, is_unsupported};
 use crate::GuestRam;
+use crate::dirty;
 use crate::virtio::RingPosition;
-use crate::virtio::queue::{Chain, ServedRing};
+use crate::virtio::queue::{Buffer, Chain, ServedRing};
 
 /// What an event of io_uring carries instead of a ring's number.
 const COMPLETED: u32 = u32::MAX;
@@ -37,6 +38,8 @@ struct Slot {
     status: GuestAddress,
     operation: Operation,
     vectors: IoVectors,
+    /// What the device writes, apart from the status.
+    writable: Vec<Buffer>,
     durability: Durability,
 }
 
@@ -69,6 +72,7 @@ impl Worker {
             status: GuestAddress(0),
             operation: Operation::Flush,
             vectors: IoVectors::default(),
+            writable: Vec::new(),
             durability: Durability::Flushed,
         };
         Self {
@@ -140,6 +144,7 @@ impl Worker {
                 return;
             }
         };
+        self.parser.take_writable(&mut slot.writable);
         slot.ring = index;
         slot.head = head;
         slot.status = status;
@@ -157,6 +162,7 @@ impl Worker {
         };
         if matches!(operation, Ok(Operation::GetId)) {
             let (outcome, written) = self.tell_identity(at);
+            self.mark_written(at);
             self.answer(index, head, status, outcome, written);
             return;
         }
@@ -195,6 +201,19 @@ impl Worker {
         (Status::Ok, u32::try_from(ID_LEN).unwrap_or(0))
     }
 
+    /// Tells the dirty log what the kernel, or we past vm-memory, wrote for a
+    /// request; also when it failed half way.
+    fn mark_written(&self, at: u16) {
+        let Some(slot) = self.slots.get(usize::from(at)) else {
+            return;
+        };
+        if matches!(slot.operation, Operation::Read { .. } | Operation::GetId) {
+            for buffer in &slot.writable {
+                dirty::mark(&self.parts.memory, buffer.address, buffer.len as usize);
+            }
+        }
+    }
+
     /// Does what is left of a request by system calls that wait, and answers it.
     fn carry_out(&mut self, at: u16, done: usize) {
         let Some(slot) = self.slots.get(usize::from(at)) else {
@@ -207,6 +226,7 @@ impl Worker {
             done,
             slot.durability,
         );
+        self.mark_written(at);
         let outcome = match result {
             Ok(()) => Status::Ok,
             Err(error) => {
@@ -248,6 +268,7 @@ impl Worker {
             return;
         };
         self.free.push(at);
+        self.mark_written(at);
         let transferred = match slot.operation {
             Operation::Read { .. } | Operation::Write { .. } => slot.vectors.len(),
             _ => 0,

@@ -34,12 +34,13 @@ use virtio_bindings::virtio_net::{
 
 use crate::GuestRam;
 use crate::device_loop::{LoopError, LoopHandle};
+use crate::dirty::PageSink;
 use crate::tap::{Tap, TapError, TapSource};
 use crate::virtio::vhost::workers::{self, Search, WorkerError};
-use crate::virtio::vhost::{KernelNet, RingBackend, Rings, VhostError};
+use crate::virtio::vhost::{KernelNet, RingBackend, Rings, SharedLog, VhostError};
 use crate::virtio::{
-    ActivateError, Activation, ConfigChange, DeviceStateError, DeviceV1, Kind, Ring, RingPosition,
-    StopError, VirtioDevice,
+    ActivateError, Activation, ConfigChange, DeviceStateError, DeviceV1, DirtyLogError, Kind, Ring,
+    RingPosition, StopError, VirtioDevice,
 };
 
 use control::Control;
@@ -132,6 +133,8 @@ pub struct Net<B: RingBackend = KernelNet> {
     control: Arc<Mutex<Control>>,
     device_loop: LoopHandle,
     workers: Vec<Pid>,
+    /// What vhost wrote, while a migration wants to know.
+    log: Option<Arc<SharedLog>>,
     active: Option<Active>,
 }
 
@@ -238,6 +241,7 @@ impl<B: RingBackend> Net<B> {
             ))),
             device_loop,
             workers,
+            log: None,
             active: None,
         })
     }
@@ -343,6 +347,19 @@ impl<B: RingBackend> Net<B> {
         Ok(())
     }
 
+    /// One log for all pairs: vhost sets its bits atomically.
+    fn start_log(&mut self) -> Result<(), VhostError> {
+        let Some(pair) = self.pairs.first() else {
+            return Ok(());
+        };
+        let log = Arc::new(SharedLog::new(pair.memory()).map_err(VhostError::LogMemory)?);
+        for pair in &mut self.pairs {
+            pair.start_log(&log)?;
+        }
+        self.log = Some(log);
+        Ok(())
+    }
+
     fn stop_pairs(&mut self) -> Result<Vec<Vec<RingPosition>>, VhostError> {
         // Each one is stopped, whatever became of the others.
         let all: Vec<_> = self.pairs.iter_mut().map(Rings::stop).collect();
@@ -445,6 +462,31 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
             }
             other => Err(DeviceStateError::kind(other)),
         }
+    }
+
+    fn start_dirty_log(&mut self) -> Result<(), DirtyLogError> {
+        self.start_log().map_err(|error| {
+            self.stop_dirty_log();
+            DirtyLogError {
+                device: self.id.clone(),
+                source: error.into(),
+            }
+        })
+    }
+
+    fn sync_dirty_log(&mut self, sink: &mut PageSink<'_>) {
+        if let (Some(log), Some(pair)) = (&self.log, self.pairs.first()) {
+            log.harvest(pair.memory(), sink);
+        }
+    }
+
+    fn stop_dirty_log(&mut self) {
+        for pair in &mut self.pairs {
+            if let Err(error) = pair.stop_log() {
+                tracing::warn!("{}: {error}", self.id);
+            }
+        }
+        self.log = None;
     }
 }
 

@@ -366,3 +366,53 @@ fn it_does_what_every_device_does() {
         });
     }
 }
+
+#[test]
+fn all_pairs_share_one_dirty_log() {
+    let mut machine = Machine::new(2);
+    machine.activate(MQ | CTRL_VQ, rings(0..4));
+    let harvest = |net: &mut Net<Fake>| {
+        let mut found = Vec::new();
+        net.sync_dirty_log(&mut |address, bits| found.push((address.0, bits)));
+        found
+    };
+    for _ in 0..2 {
+        assert!(harvest(&mut machine.net).is_empty());
+        machine.fakes.iter().for_each(|fake| drop(fake.taken()));
+        machine.net.start_dirty_log().unwrap();
+        for fake in &machine.fakes {
+            let calls = fake.taken();
+            assert!(
+                calls.contains(&"set_features 0x104000000".to_owned()),
+                "{calls:?}"
+            );
+        }
+        let log = machine.net.log.clone().unwrap();
+        log.set(3);
+        log.set(0xff);
+        let found = harvest(&mut machine.net);
+        assert_eq!(found, [(0, 1 << 3), (0xc_0000, 1 << 63)]);
+        log.set(4);
+        machine.net.stop().unwrap();
+        let found = harvest(&mut machine.net);
+        assert_eq!(found, [(0, 1 << 4)], "the last harvest is after the stop");
+        machine.activate(MQ | CTRL_VQ, rings(0..4));
+        machine.net.stop_dirty_log();
+        for fake in &machine.fakes {
+            let calls = fake.taken();
+            assert!(
+                calls.contains(&"set_features 0x100000000".to_owned()),
+                "{calls:?}"
+            );
+        }
+    }
+    *machine.fakes[1].fail.lock().unwrap() = Some("set_log");
+    let error = machine.net.start_dirty_log().unwrap_err();
+    assert!(error.to_string().contains("_net0"), "{error}");
+    assert!(machine.net.log.is_none());
+    let calls = machine.fakes[0].taken();
+    assert!(
+        calls.contains(&"set_features 0x100000000".to_owned()),
+        "{calls:?}"
+    );
+}

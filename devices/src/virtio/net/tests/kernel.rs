@@ -228,6 +228,36 @@ fn the_kernels_vhost_net_moves_packets_or_is_named() {
     }
     wait("the interrupt", || call.read().ok());
 
+    // The dirty log, twice, under a running device: the received packet's
+    // buffer and both used rings.
+    for round in 0..2u8 {
+        net.start_dirty_log().unwrap();
+        let number = 10 + round;
+        tx.offer(&packet(number));
+        ring_kicks[1].write(1).unwrap();
+        assert_eq!(wire.receive(), frame(number));
+        wait("the used index", || {
+            (tx.used() == 6 + u16::from(round)).then_some(())
+        });
+        wire.send(number + 100);
+        receive(&mut rx, number + 100);
+        let mut dirty = Vec::new();
+        net.sync_dirty_log(&mut |address, bits| {
+            let bits = (0..64).filter(|bit| bits >> bit & 1 == 1);
+            dirty.extend(bits.map(|bit| address.0 + bit * 4096));
+        });
+        let buffers = rx.buffers..rx.buffers + 0x800 * u64::from(QUEUE);
+        assert!(
+            dirty.iter().any(|page| buffers.contains(page)),
+            "{dirty:x?}"
+        );
+        for used in [0x2000, 0x3000] {
+            assert!(dirty.contains(&used), "{used:#x} is not in {dirty:x?}");
+        }
+        net.stop_dirty_log();
+        net.sync_dirty_log(&mut |_, _| panic!("nobody logs"));
+    }
+
     // The driver turns the second pair on, and the first one goes on.
     let mut driver = Driver {
         memory: memory.clone(),
@@ -255,20 +285,20 @@ fn the_kernels_vhost_net_moves_packets_or_is_named() {
         next_avail: count,
         next_used: count,
     };
-    assert_eq!(positions[1], at(5));
+    assert_eq!(positions[1], at(7));
     assert_eq!(positions[3], at(1));
     assert_eq!(positions[4], at(2));
     assert_eq!(positions[0], at(rx.used()));
     tx.offer(&packet(6));
     ring_kicks[1].write(1).unwrap();
     thread::sleep(Duration::from_millis(50));
-    assert_eq!(tx.used(), 5, "a stopped ring is not touched");
+    assert_eq!(tx.used(), 7, "a stopped ring is not touched");
     let again = activation(&memory, &positions);
     net.activate(again).unwrap();
     assert_eq!(wire.receive(), frame(6));
     wire.send(106);
     receive(&mut rx, 106);
-    assert_eq!(net.stop().unwrap()[1], at(6));
+    assert_eq!(net.stop().unwrap()[1], at(8));
 
     let workers = net.worker_threads().to_vec();
     let name = net.tap_name();
