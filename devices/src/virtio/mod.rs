@@ -220,4 +220,9 @@ pub trait VirtioDevice: Send + fmt::Debug {
 
     /// Ends the log.
     fn stop_dirty_log(&mut self) {}
+
+    /// Tells the network, if the device has one, where the guest is now. For a
+    /// guest that has moved, as soon as it runs and again later, since frames
+    /// get lost.
+    fn announce(&mut self) {}
 }

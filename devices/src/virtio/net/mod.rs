@@ -18,6 +18,7 @@
 mod config;
 mod control;
 mod features;
+mod rarp;
 mod serve;
 #[cfg(any(test, feature = "test-utils"))]
 mod testing;
@@ -259,22 +260,6 @@ impl<B: RingBackend> Net<B> {
         self.control().tap().name().to_owned()
     }
 
-    /// Asks the driver to announce itself to the network (virtio 1.2,
-    /// 5.1.6.5.4), as is due when the guest has moved. Answers whether the
-    /// driver negotiated that; else somebody has to announce it from outside.
-    pub fn announce(&mut self) -> bool {
-        let Some(active) = &self.active else {
-            return false;
-        };
-        let features = bit(VIRTIO_NET_F_GUEST_ANNOUNCE) | bit(VIRTIO_NET_F_CTRL_VQ);
-        if active.features & features != features {
-            return false;
-        }
-        self.control().set_announce();
-        active.config_change.notify();
-        true
-    }
-
     fn control(&self) -> MutexGuard<'_, Control> {
         lock(&self.control)
     }
@@ -477,6 +462,27 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
     fn sync_dirty_log(&mut self, sink: &mut PageSink<'_>) {
         if let (Some(log), Some(pair)) = (&self.log, self.pairs.first()) {
             log.harvest(pair.memory(), sink);
+        }
+    }
+
+    /// Twice: a frame from outside, at once and whatever the driver is, and the
+    /// driver's own announcement (virtio 1.2, 5.1.6.5.4), which knows the
+    /// guest's addresses and VLANs. Before the driver is there, and where the
+    /// device is stopped, nothing is sent.
+    fn announce(&mut self) {
+        let Some(active) = &self.active else {
+            return;
+        };
+        let mut control = self.control();
+        let frame = rarp::frame(control.state().mac);
+        if let Err(error) = control.tap().send(&frame) {
+            tracing::warn!("{}: could not announce the guest: {error}", self.id);
+        }
+        let features = bit(VIRTIO_NET_F_GUEST_ANNOUNCE) | bit(VIRTIO_NET_F_CTRL_VQ);
+        if active.features & features == features {
+            control.set_announce();
+            drop(control);
+            active.config_change.notify();
         }
     }
 

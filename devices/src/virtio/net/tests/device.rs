@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::kernel::Wire;
 use super::*;
 
 const VERSION_1: u64 = 1 << 32;
@@ -255,14 +256,43 @@ fn a_pause_keeps_what_a_reset_forgets() {
 }
 
 #[test]
-fn an_announcement_reaches_the_driver_that_can_do_it() {
+fn a_guest_is_announced_from_outside_and_by_a_driver_that_can() {
     let mut machine = Machine::new(1);
-    assert!(!machine.net.announce(), "no driver");
+    let mut wire = Wire::of(&machine.net.tap_name(), [0x80, 0x35]);
+    let moved = DeviceV1::Net(NetV1 {
+        mac: [2, 0, 0, 0, 0, 9],
+        ..machine.net.control().state()
+    });
+    machine.net.restore(&moved).unwrap();
+    machine.net.announce();
     machine.activate(CTRL_VQ, rings([0, 1]));
-    assert!(!machine.net.announce(), "not negotiated");
     machine.net.stop().unwrap();
-    machine.activate(CTRL_VQ | ANNOUNCE, rings([0, 1]));
-    assert!(machine.net.announce());
+    machine.net.announce();
+    assert_eq!(wire.heard(), None, "not before it runs, nor after");
+
+    let mut rings = rings([0, 1]);
+    rings[1].start.next_avail = 1;
+    machine.net.restore(&moved).unwrap();
+    machine.activate(CTRL_VQ, rings);
+    for _ in 0..2 {
+        machine.net.announce();
+        let frame = wire.receive();
+        assert_eq!(
+            frame[..14],
+            [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9, 0x80, 0x35]].concat()
+        );
+        assert_eq!(frame.len(), 60);
+    }
+    assert_eq!(
+        machine.notified.0.load(Ordering::SeqCst),
+        0,
+        "not negotiated"
+    );
+    machine.net.stop().unwrap();
+
+    machine.activate(CTRL_VQ | ANNOUNCE, self::rings([0, 1]));
+    machine.net.announce();
+    assert_eq!(wire.receive()[6..12], MAC);
     assert_eq!(machine.notified.0.load(Ordering::SeqCst), 1);
     let mut status = [0];
     machine.net.read_config(6, &mut status);

@@ -19,17 +19,22 @@ const HEADER: usize = 12;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A raw socket on the tap: the network on the other side.
-struct Wire(fs::File);
+pub(super) struct Wire(fs::File);
 
 impl Wire {
     fn new(interface: &str) -> Self {
+        Self::of(interface, ETHER_TYPE)
+    }
+
+    /// Hears frames of one EtherType only.
+    pub(super) fn of(interface: &str, ether_type: [u8; 2]) -> Self {
         let index = nix::net::if_::if_nametoindex(interface).unwrap();
         // SAFETY: no memory is passed.
         let fd = unsafe {
             libc::socket(
                 libc::AF_PACKET,
                 libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-                i32::from(u16::from_ne_bytes(ETHER_TYPE)),
+                i32::from(u16::from_ne_bytes(ether_type)),
             )
         };
         assert!(fd >= 0, "{}", io::Error::last_os_error());
@@ -37,7 +42,7 @@ impl Wire {
         let socket = fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         let address = libc::sockaddr_ll {
             sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
-            sll_protocol: u16::from_ne_bytes(ETHER_TYPE),
+            sll_protocol: u16::from_ne_bytes(ether_type),
             sll_ifindex: i32::try_from(index).unwrap(),
             sll_hatype: 0,
             sll_pkttype: 0,
@@ -55,11 +60,16 @@ impl Wire {
         self.0.write_all(&frame(number)).unwrap();
     }
 
-    fn receive(&mut self) -> Vec<u8> {
+    /// A frame that is there already.
+    pub(super) fn heard(&mut self) -> Option<Vec<u8>> {
         let mut bytes = vec![0; 2048];
-        let length = wait("a frame on the tap", || self.0.read(&mut bytes).ok());
+        let length = self.0.read(&mut bytes).ok()?;
         bytes.truncate(length);
-        bytes
+        Some(bytes)
+    }
+
+    pub(super) fn receive(&mut self) -> Vec<u8> {
+        wait("a frame on the tap", || self.heard())
     }
 }
 
