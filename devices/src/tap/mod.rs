@@ -18,6 +18,7 @@
 mod error;
 mod holders;
 mod name;
+mod statistics;
 mod sys;
 
 use std::fs::File;
@@ -26,6 +27,7 @@ use std::os::fd::OwnedFd;
 
 pub use error::TapError;
 pub use name::check_name;
+pub use statistics::Statistics;
 
 /// Most queues that one interface is opened with.
 pub const MAX_QUEUES: u16 = 16;
@@ -293,6 +295,14 @@ impl Tap {
             mtu,
             source,
         })
+    }
+
+    /// What passed through the interface.
+    ///
+    /// # Errors
+    /// The interface is gone, or lies in another network namespace.
+    pub fn statistics(&self) -> Result<Statistics, TapError> {
+        statistics::of(&self.name).map_err(|source| self.failed("read the statistics", source))
     }
 
     /// Sends `frame` (from its Ethernet header on) into the host's network, as

@@ -225,4 +225,10 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// guest that has moved, as soon as it runs and again later, since frames
     /// get lost.
     fn announce(&mut self) {}
+
+    /// What the device counts, each by its name; names do not change. Found out
+    /// when asked, so that a packet costs nothing. A device need not count.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }

@@ -240,6 +240,32 @@ fn what_a_disk_writes_to_ram_is_in_the_dirty_log() {
 }
 
 #[test]
+fn a_disk_counts_what_it_did() {
+    on_both_engines("counters", |image, engine| {
+        let mut rig = Rig::new(config(&image.0), engine);
+        rig.request(IN, 0, &[(DATA, 4096)]);
+        rig.request(IN, 8, &[(DATA, 512)]);
+        rig.request(OUT, 0, &[(DATA, 1024)]);
+        rig.request(FLUSH, 0, &[]);
+        rig.request(GET_ID, 0, &[(DATA, 20)]);
+        assert_eq!(rig.request(IN, u64::MAX, &[(DATA, 512)]).0, IOERR);
+        assert_eq!(rig.request(99, 0, &[(DATA, 512)]).0, UNSUPP);
+        let counters = rig.block.counters();
+        let count = |name: &str| {
+            let found = counters.iter().find(|(n, _)| *n == name);
+            found.unwrap().1
+        };
+        assert_eq!((count("read_ops"), count("read_bytes")), (2, 4608));
+        assert_eq!((count("write_ops"), count("write_bytes")), (1, 1024));
+        let times = ["min", "avg", "max"].map(|t| count(&format!("read_latency_{t}_us")));
+        assert!(times.is_sorted(), "{times:?}");
+        assert_eq!((count("flush_ops"), count("errors")), (1, 2));
+        rig.block.stop().unwrap();
+        assert_eq!(rig.block.counters(), counters, "a pause keeps them");
+    });
+}
+
+#[test]
 fn another_disk_is_not_taken_for_the_one_that_was_saved() {
     let device_loop = DeviceLoop::spawn("block-test", || ()).unwrap();
     let image = Scratch::image("moved");

@@ -14,10 +14,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::counters::Counters;
 use super::engine::{DEPTH, Uring};
 use super::image::Image;
 use super::request::{ID_LEN, IoVectors, Operation, Parser, Request, Status};
@@ -41,6 +43,7 @@ struct Slot {
     /// What the device writes, apart from the status.
     writable: Vec<Buffer>,
     durability: Durability,
+    taken: Instant,
 }
 
 /// What a worker is made of.
@@ -53,6 +56,7 @@ pub(super) struct Parts {
     pub(super) engine: Option<Uring>,
     /// The driver's choice between write-back and write-through.
     pub(super) writeback: Arc<AtomicBool>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Serves the rings of one disk.
@@ -74,6 +78,7 @@ impl Worker {
             vectors: IoVectors::default(),
             writable: Vec::new(),
             durability: Durability::Flushed,
+            taken: Instant::now(),
         };
         Self {
             parts,
@@ -147,6 +152,7 @@ impl Worker {
         self.parser.take_writable(&mut slot.writable);
         slot.ring = index;
         slot.head = head;
+        slot.taken = Instant::now();
         slot.status = status;
         slot.durability = if self.parts.writeback.load(Ordering::Acquire) {
             Durability::Flushed
@@ -156,6 +162,7 @@ impl Worker {
         slot.operation = match operation {
             Ok(operation) => operation,
             Err(refused) => {
+                self.parts.counters.failed();
                 self.answer(index, head, status, refused, 0);
                 return;
             }
@@ -241,7 +248,18 @@ impl Worker {
             _ => 0,
         };
         let (ring, head, status) = (slot.ring, slot.head, slot.status);
+        self.count(at, outcome);
         self.answer(ring, head, status, outcome, written);
+    }
+
+    fn count(&self, at: u16, outcome: Status) {
+        match (self.slots.get(usize::from(at)), outcome) {
+            (Some(slot), Status::Ok) => {
+                let (bytes, took) = (slot.vectors.len(), slot.taken.elapsed());
+                self.parts.counters.done(slot.operation, bytes, took);
+            }
+            _ => self.parts.counters.failed(),
+        }
     }
 
     fn answer(
@@ -280,6 +298,7 @@ impl Worker {
                     _ => 0,
                 };
                 let (ring, head, status) = (slot.ring, slot.head, slot.status);
+                self.count(at, Status::Ok);
                 self.answer(ring, head, status, Status::Ok, written);
             }
             // A short transfer: the system call says why, or does the rest.
@@ -297,6 +316,7 @@ impl Worker {
                     let error = io::Error::from_raw_os_error(-result);
                     tracing::warn!("A disk request failed: {:?}: {error}", slot.operation);
                     let (ring, head, status) = (slot.ring, slot.head, slot.status);
+                    self.count(at, Status::IoErr);
                     self.answer(ring, head, status, Status::IoErr, 0);
                 }
             }

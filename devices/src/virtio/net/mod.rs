@@ -465,6 +465,23 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
         }
     }
 
+    /// As the guest sees it: received is what the tap sent.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let statistics = self.control().tap().statistics();
+        let Ok(tap) = statistics.inspect_err(|error| tracing::debug!("{}: {error}", self.id))
+        else {
+            return Vec::new();
+        };
+        vec![
+            ("rx_packets", tap.tx_packets),
+            ("rx_bytes", tap.tx_bytes),
+            ("rx_dropped", tap.tx_dropped),
+            ("tx_packets", tap.rx_packets),
+            ("tx_bytes", tap.rx_bytes),
+            ("tx_dropped", tap.rx_dropped),
+        ]
+    }
+
     /// Twice: a frame from outside, at once and whatever the driver is, and the
     /// driver's own announcement (virtio 1.2, 5.1.6.5.4), which knows the
     /// guest's addresses and VLANs. Before the driver is there, and where the

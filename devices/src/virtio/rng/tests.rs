@@ -80,6 +80,7 @@ fn random_bytes_are_in_the_dirty_log() {
     rig.driver.kick();
     rig.driver.wait();
     assert_eq!(harvest() & 0xff00, 0x300);
+    assert_eq!(rig.rng.counters(), [("bytes", 16)]);
 }
 
 #[test]

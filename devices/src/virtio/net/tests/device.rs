@@ -274,6 +274,17 @@ fn a_guest_is_announced_from_outside_and_by_a_driver_that_can() {
     rings[1].start.next_avail = 1;
     machine.net.restore(&moved).unwrap();
     machine.activate(CTRL_VQ, rings);
+    let sent = |net: &Net<Fake>| {
+        let counters = net.counters();
+        assert_eq!(counters.len(), 6);
+        (counters[3], counters[4])
+    };
+    let before = sent(&machine.net);
+    assert_eq!((before.0.0, before.1.0), ("tx_packets", "tx_bytes"));
+    machine.net.announce();
+    let after = sent(&machine.net);
+    assert_eq!((after.0.1 - before.0.1, after.1.1 - before.1.1), (1, 60));
+    wire.receive();
     for _ in 0..2 {
         machine.net.announce();
         let frame = wire.receive();
