@@ -27,6 +27,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use godwit_devices::GuestRam;
+use godwit_devices::dirty::DirtyMap;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollectionError,
@@ -319,7 +320,7 @@ fn map(
     zone: &ZoneSpec,
     file: &Arc<File>,
     range: &RamRegion,
-) -> Result<GuestRegionMmap<()>, MemoryError> {
+) -> Result<GuestRegionMmap<DirtyMap>, MemoryError> {
     let too_large = || MemoryError::TooLarge {
         zone: zone.id.clone(),
         size_bytes: range.size,
