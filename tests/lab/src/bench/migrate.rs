@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 
 mod beats;
 mod case;
@@ -61,12 +62,22 @@ pub struct MigrateOptions {
     /// Another VMM with the same REST routes, as NAME=PATH; may be repeated
     #[arg(long, value_parser = named_path)]
     peer: Vec<(String, PathBuf)>,
+    /// A field more of `vm.send-migration`, as KEY=JSON, such as zero_lines="off"; may be repeated
+    #[arg(long, value_parser = field)]
+    send: Vec<(String, Value)>,
     /// Leave out godwit: what the others do
     #[arg(long)]
     peers_only: bool,
     /// Leave out QEMU
     #[arg(long)]
     without_qemu: bool,
+}
+
+fn field(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=JSON")?;
+    // A bare word is a string.
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((key.to_owned(), value))
 }
 
 fn named_path(text: &str) -> Result<(String, PathBuf), String> {
@@ -102,6 +113,9 @@ pub enum BenchMigrateError {
         /// The reason.
         source: io::Error,
     },
+    /// Some runs failed.
+    #[error("{0} migrations failed; the table says why")]
+    Failed(usize),
     /// Somebody asked for the end.
     #[error("interrupted; what was measured until then is saved")]
     Interrupted,
@@ -119,7 +133,7 @@ struct Report<'a> {
 ///
 /// # Errors
 /// When something cannot be set up. A run that fails is told in the table, and the next one goes
-/// on.
+/// on; in the end it is an error, too.
 pub fn run(options: &MigrateOptions) -> Result<(), BenchMigrateError> {
     let cases = chosen(options)?;
     if options.list {
@@ -152,7 +166,10 @@ pub fn run(options: &MigrateOptions) -> Result<(), BenchMigrateError> {
             println!("plot: {}", saved.with_extension("svg").display());
         }
     }
-    Ok(())
+    match rows.iter().map(|row| row.failures.len()).sum() {
+        0 => Ok(()),
+        failures => Err(BenchMigrateError::Failed(failures)),
+    }
 }
 
 fn chosen(options: &MigrateOptions) -> Result<Vec<Case>, BenchMigrateError> {
@@ -176,7 +193,7 @@ fn vmms(options: &MigrateOptions) -> Result<Vec<Vmm>, BenchMigrateError> {
         vmms.push(Vmm {
             name: "godwit".to_owned(),
             program: start::godwit_binary(options.godwit.as_deref())?,
-            control: Control::Rest,
+            control: Control::Rest(options.send.clone()),
         });
     }
     if !options.without_qemu {
@@ -191,7 +208,7 @@ fn vmms(options: &MigrateOptions) -> Result<Vec<Vmm>, BenchMigrateError> {
     vmms.extend(options.peer.iter().map(|(name, program)| Vmm {
         name: name.clone(),
         program: program.clone(),
-        control: Control::Rest,
+        control: Control::Rest(Vec::new()),
     }));
     if vmms.is_empty() {
         return Err(BenchMigrateError::NoVmm);

@@ -108,7 +108,7 @@ impl Case {
             Workload::Written(mib) => (mib, String::new()),
             Workload::Dirtying(rate) => (
                 512,
-                format!(" dirty=64 over=64M rate={rate} words report=500"),
+                format!(" sweep dirty=64 over=64M rate={rate} report=500"),
             ),
         };
         let fill = fill.min(self.size_mib.saturating_sub(64) / 2);

@@ -71,12 +71,9 @@ pub fn table(rows: &[Row]) -> String {
     for row in rows {
         if case != Some(row.case) {
             case = Some(row.case);
-            let _ = write!(text, "\n{:<18}", row.name);
-            if row.name.len() > 17 {
-                let _ = write!(text, "\n{:<18}", "");
-            }
+            let _ = write!(text, "\n{}\n{:<18}", row.name, "");
             for (heading, _, _) in COLUMNS {
-                let _ = write!(text, "{heading:>15}");
+                let _ = write!(text, "{heading:>17}");
             }
             text.push('\n');
         }
@@ -89,14 +86,14 @@ pub fn table(rows: &[Row]) -> String {
             let cell = row
                 .summary(figure)
                 .map_or_else(|| "-".to_owned(), |s| format!("{:.digits$}", s.median));
-            let _ = write!(text, "{cell:>15}");
+            let _ = write!(text, "{cell:>17}");
         }
         let _ = write!(text, "\n{:<18}", format!("  {} runs", row.samples.len()));
         for (_, figure, digits) in COLUMNS {
             let cell = row.summary(figure).map_or_else(String::new, |s| {
                 format!("{:.digits$}..{:.digits$}", s.least, s.most)
             });
-            let _ = write!(text, "{cell:>15}");
+            let _ = write!(text, "{cell:>17}");
         }
         text.push('\n');
         if let Some(rate) = row.summary(|s| s.dirty_rate) {

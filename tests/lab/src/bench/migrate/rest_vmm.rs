@@ -39,6 +39,8 @@ struct Side {
 #[derive(Debug)]
 pub struct RestPair {
     setup: Setup,
+    /// Fields more of the request to send.
+    fields: Vec<(String, Value)>,
     source: Side,
     destination: Option<Side>,
     /// What `vm.receive-migration` answers, in the end.
@@ -54,12 +56,17 @@ impl RestPair {
     ///
     /// # Errors
     /// See [`DriveError`].
-    pub fn start(setup: Setup, serial: OwnedFd) -> Result<Self, DriveError> {
+    pub fn start(
+        setup: Setup,
+        fields: &[(String, Value)],
+        serial: OwnedFd,
+    ) -> Result<Self, DriveError> {
         let source = side(&setup, "source", serial)?;
         source.put("vm.create", Some(&config(&setup)))?;
         source.put("vm.boot", None)?;
         Ok(Self {
             setup,
+            fields: fields.to_vec(),
             source,
             destination: None,
             received: None,
@@ -202,7 +209,7 @@ impl Pair for RestPair {
                 true,
             ),
         };
-        let body = json!({
+        let mut body = json!({
             "destination_url": url,
             "connections": connections,
             "downtime_ms": DOWNTIME_MS,
@@ -210,6 +217,9 @@ impl Pair for RestPair {
             "timeout_strategy": "Cancel",
             "local": local,
         });
+        for (key, value) in &self.fields {
+            body[key] = value.clone();
+        }
         self.source.put("vm.send-migration", Some(&body))?;
         self.asked = Instant::now();
         Ok(())

@@ -39,8 +39,8 @@ pub struct Vmm {
 pub enum Control {
     /// QEMU's monitor; with the machine type.
     Qmp(String),
-    /// The REST routes that godwit has.
-    Rest,
+    /// The REST routes that godwit has; with more fields for `vm.send-migration`.
+    Rest(Vec<(String, Value)>),
 }
 
 impl Vmm {
@@ -48,7 +48,7 @@ impl Vmm {
     pub fn lacks(&self, case: &Case) -> Option<&'static str> {
         match (&self.control, case.memory, case.way) {
             (Control::Qmp(_), _, Way::Handover) => Some("no handover of memfds"),
-            (Control::Rest, Memory::Private, _) => Some("memory is always shared"),
+            (Control::Rest(_), Memory::Private, _) => Some("memory is always shared"),
             _ => None,
         }
     }
@@ -72,7 +72,7 @@ impl Vmm {
         };
         Ok(match &self.control {
             Control::Qmp(machine) => Box::new(QemuPair::start(setup, machine, serial)?),
-            Control::Rest => Box::new(RestPair::start(setup, serial)?),
+            Control::Rest(fields) => Box::new(RestPair::start(setup, fields, serial)?),
         })
     }
 }
