@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use godwit_api::config::VmConfig;
+use godwit_api::events::{Event as Told, EventKind, EventSender};
 use godwit_api::handler::Reply;
 use godwit_api::request::Request;
 use godwit_devices::serial::Escape;
@@ -174,6 +175,8 @@ pub struct Control {
     received: Receiver<Event>,
     /// Where the process was started: vCPUs without CPUs of their own run there.
     home: CpuSet,
+    /// Who follows what happens, if anybody does.
+    monitor: Option<EventSender>,
     definition: Option<Definition>,
     incarnation: u64,
     /// The migration under way, or the last one.
@@ -196,12 +199,26 @@ impl Control {
             events,
             received,
             home: affinity::allowed().map_err(RunError::Affinity)?,
+            monitor: None,
             definition: None,
             incarnation: 0,
             migration: None,
             cancelled: false,
             deferred: VecDeque::new(),
         })
+    }
+
+    /// Tells `monitor` what happens from now on.
+    #[must_use]
+    pub fn with_monitor(mut self, monitor: EventSender) -> Self {
+        self.monitor = Some(monitor);
+        self
+    }
+
+    fn tell(&self, event: impl Into<Told>) {
+        if let Some(monitor) = &self.monitor {
+            monitor.send(event.into());
+        }
     }
 
     /// Where events go.
@@ -216,6 +233,7 @@ impl Control {
     /// # Errors
     /// See [`RunError`]; whatever was opened is closed again.
     pub fn run(mut self, first: Option<VmConfig>) -> Result<Ending, RunError> {
+        self.tell(EventKind::VmmStarting);
         let mut state = State::Empty;
         if let Some(config) = first {
             let definition = Definition::new(config)?;
@@ -278,6 +296,7 @@ impl Control {
                     OnPowerOff::End => self.end(State::Running(machine), Ending::PoweredOff),
                     OnPowerOff::Stay => {
                         self.power_off(machine);
+                        self.tell(EventKind::Shutdown);
                         State::Shutdown
                     }
                 })
@@ -319,7 +338,9 @@ impl Control {
         if let State::Running(machine) | State::Paused(machine) | State::Unsettled(machine) = state
         {
             self.power_off(machine);
+            self.tell(EventKind::Shutdown);
         }
+        self.tell(EventKind::VmmShutdown);
         State::Ended(ending)
     }
 }

@@ -5,15 +5,17 @@ mod inherited;
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::{ArgAction, Parser, Subcommand};
 use godwit::control::{Control, Door, Ending, OnPowerOff, OnReset, Options};
 use godwit::{signals, vcpu};
+use godwit_api::events::{EventMonitor, EventMonitorError};
 use godwit_api::server::{ApiSocket, ServerHandle, ServerSetup};
 use tracing::level_filters::LevelFilter;
 
@@ -40,7 +42,12 @@ struct Arguments {
     /// socket that is open already. Without a command, godwit waits there to be
     /// told what to do.
     #[arg(long, value_name = "path=PATH|fd=N", global = true)]
-    api_socket: Option<ApiPlace>,
+    api_socket: Option<Place>,
+
+    /// Where to tell what happens to the guest, one JSON object for each event:
+    /// a file, a FIFO, or `fd=N` for a descriptor that is open already.
+    #[arg(long, value_name = "path=PATH|fd=N", global = true)]
+    event_monitor: Option<Place>,
 
     /// Where to log; standard error when absent.
     #[arg(long, value_name = "PATH", global = true)]
@@ -71,14 +78,14 @@ enum Command {
     },
 }
 
-/// Where clients come from.
+/// A path, or a descriptor that is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum ApiPlace {
+enum Place {
     Path(PathBuf),
     Fd(RawFd),
 }
 
-impl FromStr for ApiPlace {
+impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -96,8 +103,9 @@ impl FromStr for ApiPlace {
 }
 
 fn main() -> ExitCode {
+    let start = Instant::now();
     let arguments = Arguments::parse();
-    match run(&arguments) {
+    match run(&arguments, start) {
         Ok(ending) => ExitCode::from(match ending {
             Ending::PoweredOff | Ending::Terminated | Ending::Migrated => 0,
             Ending::Reset => 3,
@@ -110,9 +118,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<Ending, Box<dyn Error>> {
+fn run(arguments: &Arguments, start: Instant) -> Result<Ending, Box<dyn Error>> {
     // First: a descriptor of the log must not take an inherited one's number.
     let socket = arguments.api_socket.as_ref().map(open).transpose()?;
+    let events = arguments.event_monitor.as_ref().map(taken).transpose()?;
     start_log(arguments)?;
     signals::block()?;
     vcpu::install_signal_handler()?;
@@ -125,7 +134,12 @@ fn run(arguments: &Arguments) -> Result<Ending, Box<dyn Error>> {
         }
         None => None,
     };
-    let control = Control::new(options(arguments))?;
+    let mut control = Control::new(options(arguments))?;
+    // Dropped late: what was told last goes out.
+    let monitor = events.map(|events| monitor(events, start)).transpose()?;
+    if let Some(monitor) = &monitor {
+        control = control.with_monitor(monitor.sender());
+    }
     signals::relay(control.events())?;
     // Dropped last: the socket goes when the guest is gone.
     let _server = match socket {
@@ -153,10 +167,30 @@ fn options(arguments: &Arguments) -> Options {
     }
 }
 
-fn open(place: &ApiPlace) -> Result<ApiSocket, Box<dyn Error>> {
+/// Where events go, with a descriptor taken over.
+enum Destination {
+    Path(PathBuf),
+    Fd(OwnedFd),
+}
+
+fn taken(place: &Place) -> io::Result<Destination> {
     Ok(match place {
-        ApiPlace::Path(path) => ApiSocket::bind(path)?,
-        ApiPlace::Fd(fd) => ApiSocket::from_fd(inherited::take(*fd)?)?,
+        Place::Path(path) => Destination::Path(path.clone()),
+        Place::Fd(fd) => Destination::Fd(inherited::take(*fd)?),
+    })
+}
+
+fn monitor(destination: Destination, start: Instant) -> Result<EventMonitor, EventMonitorError> {
+    match destination {
+        Destination::Path(path) => EventMonitor::to_path(&path, start, || ()),
+        Destination::Fd(fd) => EventMonitor::to_fd(fd, start, || ()),
+    }
+}
+
+fn open(place: &Place) -> Result<ApiSocket, Box<dyn Error>> {
+    Ok(match place {
+        Place::Path(path) => ApiSocket::bind(path)?,
+        Place::Fd(fd) => ApiSocket::from_fd(inherited::take(*fd)?)?,
     })
 }
 

@@ -6,6 +6,7 @@
 //!                     Machine, dirty log                           Description -> Machine
 //! ```
 
+mod announce;
 mod arrival;
 mod departure;
 mod log;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use godwit_api::error::{ApiError, ErrorChain, ErrorKind};
+use godwit_api::events::{Event, EventKind};
 use godwit_api::handler::{Outcome as Answered, Reply};
 use godwit_api::request::{
     Endpoint, NetFds, ReceiveMigration, SendMigration, TimeoutStrategy, ZeroLines,
@@ -172,8 +173,12 @@ impl Control {
             }
             let mut departure = Departure::new(machine, config, running);
             let result = source::send(&mut departure, &to, &options, &progress, &asked);
-            Done::Sent { result, departure }
+            Done::Sent {
+                result,
+                departure: Box::new(departure),
+            }
         })?;
+        self.tell(EventKind::MigrationStarted);
         reply.send(Ok(Response::Done));
         Ok(state)
     }
@@ -193,6 +198,11 @@ impl Control {
                     snapshot.downtime_us,
                     snapshot.sent_bytes
                 );
+                let event = Event::from(EventKind::MigrationFinished)
+                    .with("total_us", snapshot.total_us)
+                    .with("downtime_us", snapshot.downtime_us);
+                self.tell(event);
+                self.tell(EventKind::SourceReleased);
                 (
                     MigrationStatus::Finished,
                     ErrorChain::default(),
@@ -228,6 +238,12 @@ impl Control {
                 (status, error.chain().clone(), state)
             }
         };
+        match status {
+            MigrationStatus::Cancelled => self.tell(EventKind::MigrationCancelled),
+            MigrationStatus::Failed => self
+                .tell(Event::from(EventKind::MigrationFailed).with("reason", error.0.join(": "))),
+            MigrationStatus::Finished | MigrationStatus::Ongoing => {}
+        }
         self.cancelled = false;
         if let Some(migration) = &mut self.migration {
             migration.end(status, error);
@@ -263,6 +279,7 @@ impl Control {
         let migration = Migration::new(MigrationRole::Destination);
         let progress = Arc::clone(&migration.progress);
         self.migration = Some(migration);
+        self.tell(EventKind::MigrationReceiveReady);
         let mut arrival = Arrival::new(self.site(), Places::new(request, fds));
         let asked = cancel.clone();
         self.start(Phase::Receiving, Some(cancel), move || {
@@ -270,7 +287,7 @@ impl Control {
             let result = destination::receive(&listener, &mut arrival, &options, &progress, &asked);
             Done::Received {
                 result,
-                arrival,
+                arrival: Box::new(arrival),
                 reply,
             }
         })
@@ -316,6 +333,10 @@ impl Control {
                 (MigrationStatus::Failed, Err(error), State::Empty)
             }
         };
+        self.tell(match status {
+            MigrationStatus::Finished => EventKind::MigrationReceiveFinished,
+            _ => EventKind::MigrationReceiveFailed,
+        });
         if let Some(migration) = &mut self.migration {
             let chain = outcome.as_ref().err().map(|error| error.chain().clone());
             migration.end(status, chain.unwrap_or_default());

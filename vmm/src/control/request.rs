@@ -5,6 +5,7 @@ use std::sync::mpsc::Sender;
 
 use godwit_api::config::{NetConfig, VmConfig};
 use godwit_api::error::{ApiError, ErrorKind};
+use godwit_api::events::EventKind;
 use godwit_api::handler::{Handler, Outcome, Reply};
 use godwit_api::request::Request;
 use godwit_api::response::{Counters, DeviceNode, Info, Ping, Response, VmState};
@@ -109,6 +110,7 @@ impl Control {
             }
             (Request::Shutdown, State::Running(machine) | State::Paused(machine)) => {
                 self.power_off(machine);
+                self.tell(EventKind::Shutdown);
                 reply.send(DONE);
                 Ok(State::Created)
             }
@@ -119,17 +121,23 @@ impl Control {
                 {
                     self.power_off(machine);
                 }
-                self.definition = None;
+                if self.definition.take().is_some() {
+                    self.tell(EventKind::Deleted);
+                }
                 reply.send(DONE);
                 Ok(State::Empty)
             }
             (Request::Pause, State::Running(machine)) => {
+                self.tell(EventKind::Pausing);
                 machine.pause();
+                self.tell(EventKind::Paused);
                 reply.send(DONE);
                 Ok(State::Paused(machine))
             }
             (Request::Resume, State::Paused(machine) | State::Unsettled(machine)) => {
+                self.tell(EventKind::Resuming);
                 machine.resume_after_pause();
+                self.tell(EventKind::Resumed);
                 reply.send(DONE);
                 Ok(State::Running(machine))
             }
@@ -297,6 +305,11 @@ fn device_tree(machine: &Machine) -> std::collections::BTreeMap<String, DeviceNo
     functions.collect()
 }
 
-fn counters(_machine: &Machine) -> Counters {
-    Counters::default()
+fn counters(machine: &Machine) -> Counters {
+    let functions = machine.functions.iter().map(|function| {
+        let counters = function.device.with_device(|device| device.counters());
+        let counters = counters.into_iter().map(|(name, n)| (name.to_owned(), n));
+        (function.id.clone(), counters.collect())
+    });
+    Counters(functions.collect())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use godwit_api::error::ApiError;
+use godwit_api::events::EventKind;
 use godwit_api::handler::Reply;
 use godwit_api::response::Response;
 
@@ -59,14 +60,14 @@ pub enum Done {
         /// What came of it.
         result: Result<Outcome, SendFailure>,
         /// The machine, if it is still here.
-        departure: Departure,
+        departure: Box<Departure>,
     },
     /// A machine came, or did not.
     Received {
         /// What came of it.
         result: Result<Arrived, ReceiveError>,
         /// The machine, if it is here.
-        arrival: Arrival,
+        arrival: Box<Arrival>,
         /// Who asked.
         reply: Reply,
     },
@@ -106,6 +107,7 @@ impl Control {
         spec: MachineSpec,
         reply: Option<Reply>,
     ) -> Result<State, RunError> {
+        self.tell(EventKind::Booting);
         let site = self.site();
         let spec = Arc::new(spec);
         self.start(Phase::Booting, None, move || Done::Booted {
@@ -120,6 +122,7 @@ impl Control {
         machine: Box<Machine>,
         reply: Option<Reply>,
     ) -> Result<State, RunError> {
+        self.tell(EventKind::Rebooting);
         // The same as before: what the machine holds of the host is not free now.
         let spec = Arc::clone(&machine.spec);
         let site = self.site();
@@ -138,9 +141,13 @@ impl Control {
             Done::Booted {
                 result: Ok(machine),
                 reply,
-                ..
+                verb,
             } => {
                 self.note_serial_place(&machine);
+                self.tell(match verb {
+                    Verb::Reboot => EventKind::Rebooted,
+                    _ => EventKind::Booted,
+                });
                 answer(reply, Ok(Response::Done));
                 Ok(State::Running(machine))
             }
@@ -155,12 +162,12 @@ impl Control {
                 }
                 None => Err(error.into()),
             },
-            Done::Sent { result, departure } => Ok(self.sent(result, departure)),
+            Done::Sent { result, departure } => Ok(self.sent(result, *departure)),
             Done::Received {
                 result,
                 arrival,
                 reply,
-            } => Ok(self.received(result, arrival, reply)),
+            } => Ok(self.received(result, *arrival, reply)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use godwit_migration::guest::{Cause, Destination, Prepared, Refusal};
 use godwit_migration::stats::Moment;
 
+use super::announce;
 use super::places::Places;
 use super::regions;
 use crate::control::Definition;
@@ -155,6 +156,7 @@ impl Destination for Arrival {
             return Ok(Moment::now());
         }
         built.machine.resume_after_pause();
+        announce::start(&built.machine);
         let start = Instant::now();
         loop {
             if let Some(entered) = built.machine.entered_ns() {

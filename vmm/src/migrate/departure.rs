@@ -77,7 +77,10 @@ impl Source for Departure {
 
     fn start_log(&mut self) -> Result<LogStart, Cause> {
         let machine = self.machine()?;
-        let log = MachineLog::start(&machine.vm, machine.host.memory.ram())?;
+        let functions = machine.functions.iter();
+        let functions = functions.map(|function| Arc::clone(&function.device));
+        let ram = machine.host.memory.ram();
+        let log = MachineLog::start(&machine.vm, ram, functions.collect())?;
         let beginning = log.beginning();
         self.log = Some(Arc::new(log));
         Ok(beginning)

@@ -1,13 +1,23 @@
-//! Which pages were written: by vCPUs, as KVM logs them.
+//! Which pages were written, by anybody.
+//!
+//! ```text
+//!  vCPUs: KVM's log, one for each slot        --\
+//!  vhost: its log, when a device is asked      ---> union, per region
+//!  our own devices: godwit_devices::dirty     --/
+//! ```
+//!
+//! KVM's log is read without being cleared. The other two forget what they told,
+//! so it is kept here until the region it belongs to is asked for.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use godwit_devices::GuestRam;
+use godwit_devices::virtio::pci::VirtioPci;
+use godwit_devices::{GuestRam, dirty};
 use godwit_migration::bitmap::Bitmap;
 use godwit_migration::guest::{Cause, DirtyLog, LogStart};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::kvm::{KvmError, LogKind, Vm};
+use crate::kvm::{LogKind, Vm};
 
 const PAGE: u64 = 4096;
 
@@ -16,11 +26,15 @@ const PAGE: u64 = 4096;
 pub(super) struct MachineLog {
     vm: Vm,
     ram: Arc<GuestRam>,
+    functions: Vec<Arc<VirtioPci>>,
     slots: Vec<Slot>,
+    /// What devices wrote and nobody has asked for yet, one for each slot.
+    pending: Mutex<Vec<Bitmap>>,
 }
 
 #[derive(Debug)]
 struct Slot {
+    start: u64,
     pages: u64,
     /// For KVM to write to, kept from one reading to the next.
     buffer: Mutex<Vec<u64>>,
@@ -28,25 +42,67 @@ struct Slot {
 
 impl MachineLog {
     /// Switches the log on.
-    pub(super) fn start(vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, KvmError> {
-        let slots = ram
+    ///
+    /// # Errors
+    /// Somebody who writes guest memory cannot log; all logs are off then.
+    pub(super) fn start(
+        vm: &Vm,
+        ram: &Arc<GuestRam>,
+        functions: Vec<Arc<VirtioPci>>,
+    ) -> Result<Self, Cause> {
+        let slots: Vec<_> = ram
             .iter()
             .map(|region| {
                 let pages = region.len() / PAGE;
                 let words = usize::try_from(pages.div_ceil(64)).unwrap_or(usize::MAX);
                 Slot {
+                    start: region.start_addr().raw_value(),
                     pages,
                     buffer: Mutex::new(vec![0; words]),
                 }
             })
             .collect();
+        let pending = slots.iter().map(|slot| Bitmap::new(slot.pages)).collect();
+        // From here on, dropping it switches off whatever is on.
         let log = Self {
             vm: vm.clone(),
             ram: Arc::clone(ram),
+            functions,
             slots,
+            pending: Mutex::new(pending),
         };
+        dirty::start(ram);
+        for function in &log.functions {
+            function.with_device(|device| device.start_dirty_log())?;
+        }
         vm.log_dirty_pages(ram, true)?;
         Ok(log)
+    }
+
+    /// Takes over what devices wrote, and gives what belongs to `region`.
+    fn add_devices(&self, region: usize, into: &mut Bitmap) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sink = |address: GuestAddress, mut bits: u64| {
+            while bits != 0 {
+                let page = address.0 / PAGE + u64::from(bits.trailing_zeros());
+                bits &= bits - 1;
+                let place = self.slots.iter().zip(pending.iter_mut());
+                for (slot, pages) in place {
+                    let first = slot.start / PAGE;
+                    if (first..first + slot.pages).contains(&page) {
+                        pages.add(page - first);
+                    }
+                }
+            }
+        };
+        for function in &self.functions {
+            function.with_device(|device| device.sync_dirty_log(&mut sink));
+        }
+        dirty::harvest(&self.ram, &mut sink);
+        if let Some(pages) = pending.get_mut(region) {
+            into.union(pages);
+            *pages = Bitmap::new(pages.pages());
+        }
     }
 
     /// What it says at first.
@@ -69,6 +125,8 @@ impl DirtyLog for MachineLog {
         let mut words = slot.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         self.vm.dirty_log(number, &mut words)?;
         into.add_words(&words);
+        drop(words);
+        self.add_devices(region, into);
         Ok(())
     }
 
@@ -89,5 +147,9 @@ impl Drop for MachineLog {
         if let Err(error) = self.vm.log_dirty_pages(&self.ram, false) {
             tracing::warn!("The dirty log stays on: {error}");
         }
+        for function in &self.functions {
+            function.with_device(|device| device.stop_dirty_log());
+        }
+        dirty::stop(&self.ram);
     }
 }

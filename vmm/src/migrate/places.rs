@@ -65,7 +65,7 @@ impl Places {
                 None => errors.push(unknown("net", format!("network device {:?}", place.id))),
             }
         }
-        for (id, _) in &self.taps {
+        for id in self.taps.keys() {
             let net = config
                 .net
                 .iter_mut()
