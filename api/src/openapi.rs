@@ -9,6 +9,7 @@
 use std::sync::LazyLock;
 
 use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
@@ -28,6 +29,9 @@ pub fn document() -> Value {
     let mut settings = SchemaSettings::draft2020_12();
     settings.definitions_path = "/components/schemas".into();
     settings.meta_schema = None;
+    settings
+        .transforms
+        .push(Box::new(RecursiveTransform(truth)));
     let mut generator = SchemaGenerator::new(settings);
     let mut paths = Map::new();
     for route in ROUTES {
@@ -103,6 +107,54 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
         responses[status] = json!({ "$ref": "#/components/responses/Refused" });
     }
     responses
+}
+
+/// Adds what holds for every type as [`json`](crate::json) reads it: integers
+/// have a range, and a field that may be absent may be `null`.
+fn truth(schema: &mut Schema) {
+    let bounds = match schema.get("format").and_then(Value::as_str) {
+        Some("uint8") => Some((0, u8::MAX.into())),
+        Some("uint16") => Some((0, u16::MAX.into())),
+        Some("uint32") => Some((0, u32::MAX.into())),
+        Some("uint64") => Some((0, u64::MAX)),
+        Some("int32") => Some((i32::MIN.into(), i32::MAX.unsigned_abs().into())),
+        Some("int64") => Some((i64::MIN, i64::MAX.unsigned_abs())),
+        _ => None,
+    };
+    if let (Some((low, high)), Some(object)) = (bounds, schema.as_object_mut()) {
+        object.entry("minimum").or_insert(low.into());
+        object.entry("maximum").or_insert(high.into());
+    }
+    let required: Vec<Value> = match schema.get("required") {
+        Some(Value::Array(names)) => names.clone(),
+        _ => Vec::new(),
+    };
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        for (name, property) in properties {
+            if !required.iter().any(|required| required == name) {
+                make_nullable(property);
+            }
+        }
+    }
+}
+
+fn make_nullable(property: &mut Value) {
+    let Value::Object(property) = property else {
+        // `true`: anything, so null as well.
+        return;
+    };
+    match property.get_mut("type") {
+        Some(Value::String(one)) => {
+            let types = json!([one, "null"]);
+            property.insert("type".to_owned(), types);
+        }
+        _ => {
+            if let Some(reference) = property.remove("$ref") {
+                let either = json!([{ "$ref": reference }, { "type": "null" }]);
+                property.insert("anyOf".to_owned(), either);
+            }
+        }
+    }
 }
 
 fn content(kind: &str, schema: &Schema) -> Value {

@@ -63,13 +63,14 @@ impl FromStr for Endpoint {
         if host.is_empty() {
             return Err(error("the host is missing"));
         }
-        if host.contains(':') != rest.starts_with('[') {
+        if host.contains(['[', ']']) || host.contains(':') != rest.starts_with('[') {
             return Err(error("an IPv6 address, and nothing else, is in brackets"));
         }
+        // A sign, which parse would take, or a leading zero are slips.
         match port.parse() {
-            Ok(port) if port != 0 => Ok(Self::Tcp {
+            Ok(number) if port.starts_with(|c: char| ('1'..='9').contains(&c)) => Ok(Self::Tcp {
                 host: host.to_owned(),
-                port,
+                port: number,
             }),
             _ => Err(error("the port is not from 1 to 65535")),
         }
@@ -100,6 +101,13 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// The same in a regular expression.
+const PATTERN: &str = concat!(
+    r"^(tcp:([^:\[\]]+|\[[^\[\]]*:[^\[\]]*\])",
+    r":([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])",
+    r"|unix:[^\n]+)$"
+);
+
 impl JsonSchema for Endpoint {
     fn schema_name() -> Cow<'static, str> {
         "Endpoint".into()
@@ -109,7 +117,7 @@ impl JsonSchema for Endpoint {
         json_schema!({
             "type": "string",
             "description": "One end of a migration: `tcp:<host>:<port>`, `tcp:[<IPv6>]:<port>` or `unix:<path>`.",
-            "pattern": "^(tcp:([^:\\[\\]]+|\\[[^\\[\\]]*:[^\\[\\]]*\\]):[0-9]+|unix:.+)$",
+            "pattern": PATTERN,
             "examples": ["tcp:192.0.2.1:4444", "unix:/run/godwit/migration.sock"],
         })
     }
@@ -142,6 +150,9 @@ mod tests {
             ("tcp::1", "the host is missing"),
             ("tcp:host:0", "from 1 to 65535"),
             ("tcp:host:65536", "from 1 to 65535"),
+            ("tcp:host:+1", "from 1 to 65535"),
+            ("tcp:ho]st:1", "in brackets"),
+            ("tcp:[[::1]:1", "in brackets"),
             ("tcp:host:", "from 1 to 65535"),
             ("tcp:::1:4444", "in brackets"),
             ("tcp:[host]:4444", "in brackets"),
