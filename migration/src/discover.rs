@@ -25,8 +25,15 @@ use crate::memory::{PAGE, Region};
 /// The pages of each region that are present, as of some moment of the call.
 pub(crate) fn present(regions: &[Region]) -> Vec<Bitmap> {
     let mut maps: Vec<_> = regions.iter().map(|r| Bitmap::new(r.pages())).collect();
+    add_present(regions, &mut maps);
+    maps
+}
+
+/// Adds to `maps` the pages that are present and not in them: what is known to
+/// be present is not walked over again.
+pub(crate) fn add_present(regions: &[Region], maps: &mut [Bitmap]) {
     let mut huge = Vec::new();
-    for (index, (region, map)) in regions.iter().zip(&mut maps).enumerate() {
+    for (index, (region, map)) in regions.iter().zip(maps.iter_mut()).enumerate() {
         let kind = fstatfs(region.file().as_fd()).map(|s| s.filesystem_type());
         let found = match kind {
             Ok(HUGETLBFS_MAGIC) => {
@@ -45,8 +52,7 @@ pub(crate) fn present(regions: &[Region]) -> Vec<Bitmap> {
             map.add_range(0..region.pages());
         }
     }
-    hugetlb::present(regions, &huge, &mut maps);
-    maps
+    hugetlb::present(regions, &huge, maps);
 }
 
 /// All pages, present or not: what a peer without discovery does.
@@ -61,24 +67,23 @@ pub(crate) fn everything(regions: &[Region]) -> Vec<Bitmap> {
         .collect()
 }
 
-/// Walks the file's data.
+/// Walks the file's data where `map` has no page.
 fn walk(region: &Region, map: &mut Bitmap) -> io::Result<()> {
-    let layout = region.layout();
-    let start = layout.file_offset;
-    let end = start + layout.size_bytes;
-    let mut at = start;
-    while at < end {
-        let Some(data) = seek(region, at, Whence::SeekData)? else {
-            return Ok(());
-        };
-        if data >= end {
-            return Ok(());
+    let offset = region.layout().file_offset;
+    for absent in map.complement().extents() {
+        let end = offset + absent.end * PAGE;
+        let mut at = offset + absent.start * PAGE;
+        while at < end {
+            let data = match seek(region, at, Whence::SeekData)? {
+                Some(data) if data < end => data,
+                Some(_) | None => break,
+            };
+            let hole = seek(region, data, Whence::SeekHole)?
+                .unwrap_or(end)
+                .min(end);
+            map.add_range(pages(data - offset..hole - offset));
+            at = hole;
         }
-        let hole = seek(region, data, Whence::SeekHole)?
-            .unwrap_or(end)
-            .min(end);
-        map.add_range(pages(data - start..hole - start));
-        at = hole;
     }
     Ok(())
 }

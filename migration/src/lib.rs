@@ -41,6 +41,9 @@ pub mod stats;
 pub mod testing;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 /// An error and its sources in one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -218,6 +218,7 @@ impl Region {
     }
 
     /// Copies the page as it is now.
+    #[cfg(any(test, feature = "test-utils"))]
     pub(crate) fn read(&self, page: u64, to: &mut [u8; PAGE_BYTES]) -> Option<()> {
         let (at, bytes) = self.span_of(page, 1)?;
         // SAFETY: one page inside the mapping, and an array of one page.
@@ -235,6 +236,13 @@ impl Region {
         // is no guest memory.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), at.as_ptr(), bytes) };
         Some(())
+    }
+
+    /// Writes one page; `None` if there is no such page.
+    #[cfg(any(test, feature = "test-utils"))]
+    #[must_use]
+    pub fn write_page(&self, page: u64, content: &[u8; PAGE_BYTES]) -> Option<()> {
+        self.write(page, content)
     }
 
     /// Makes pages zero.

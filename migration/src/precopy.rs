@@ -89,9 +89,14 @@ impl Forecast {
 
     /// Learns from a round; answers what stopping now would cost.
     pub fn learn(&mut self, round: &Round) -> Duration {
-        if round.pages >= TELLING_PAGES && round.number > 0 {
+        if round.number > 0 && round.pages > 0 {
             let measured = as_ns(round.elapsed) / as_f64(round.pages);
-            self.page_ns = measured;
+            // Few pages cost mostly latency: they tell only that it is not more.
+            self.page_ns = if round.pages >= TELLING_PAGES {
+                measured
+            } else {
+                measured.min(self.page_ns)
+            };
         } else if round.number == 0 && round.wire_bytes >= TELLING_PAGES * PAGE {
             // The first round scans and allocates more than it sends, which the
             // last will not: only what travelled counts.

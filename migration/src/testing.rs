@@ -6,6 +6,7 @@
 
 mod destination;
 mod proxy;
+mod replay;
 mod source;
 
 use std::fs::File;
@@ -15,7 +16,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 pub use destination::FakeDestination;
 pub use proxy::{Directory, Fault, Proxy, Way};
-pub use source::FakeSource;
+pub use replay::{frame, play};
+pub use source::{FakeSource, Memory};
 
 use crate::discover;
 use crate::memory::{Layout, PAGE, PAGE_BYTES, Region};

@@ -343,6 +343,37 @@ impl Link {
         Ok(())
     }
 
+    /// The better of several reasons: what another thread met first, and what the
+    /// peer says of itself, over "the connection was closed". For the control
+    /// connection of a session that has failed.
+    pub(crate) fn explain(&self, mut error: ChannelError) -> ChannelError {
+        if matches!(error, ChannelError::Stopped) {
+            error = self.stop.take_failure().unwrap_or(error);
+        }
+        let is_silent = matches!(
+            error,
+            ChannelError::Closed { .. } | ChannelError::Io { .. } | ChannelError::Stopped
+        );
+        if is_silent && let Some(reason) = self.last_words() {
+            error = ChannelError::Aborted(reason);
+        }
+        error
+    }
+
+    /// Why the peer gave up, if it says so soon.
+    fn last_words(&self) -> Option<String> {
+        const FRAMES: usize = 64;
+        let patience = Patience::Committed(Duration::from_millis(200));
+        for _ in 0..FRAMES {
+            match self.receive(patience, "asking why") {
+                Ok(_) => {}
+                Err(ChannelError::Aborted(reason)) => return Some(reason),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
     /// The next message; an ABORT is an error.
     pub(crate) fn receive(
         &self,

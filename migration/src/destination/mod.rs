@@ -171,6 +171,9 @@ impl<D: Destination> Driver<'_, D> {
         // What is not populated by now is done by whoever touches it.
         self.populate = None;
         self.guest.restore(&state).map_err(ReceiveError::Restore)?;
+        // From READY on the source may give the guest away at any moment, so that
+        // a cancel comes too late here; it does not at the source.
+        self.control.stop().check()?;
         self.control
             .send(&Message::Ready, "saying that it is restored")?;
         self.await_handover()
@@ -327,7 +330,7 @@ impl<D: Destination> Driver<'_, D> {
     fn await_handover(&self) -> Result<(), ReceiveError> {
         const DOING: &str = "waiting for the hand-over";
         loop {
-            let patience = Patience::For(self.options.stopped);
+            let patience = Patience::Committed(self.options.stopped);
             match self.control.receive(patience, DOING)? {
                 Message::Handover => return Ok(()),
                 message => self.answer(&message, "HANDOVER")?,
@@ -366,11 +369,8 @@ impl<D: Destination> Driver<'_, D> {
 
     /// The guest does not come: the source hears why, and nothing stays.
     fn unwind(mut self, error: ReceiveError) -> ReceiveError {
-        let stop = self.control.stop();
         let error = match error {
-            ReceiveError::Channel(ChannelError::Stopped) => {
-                ReceiveError::Channel(stop.take_failure().unwrap_or(ChannelError::Stopped))
-            }
+            ReceiveError::Channel(cause) => ReceiveError::Channel(self.control.explain(cause)),
             other => other,
         };
         // A refusal has been told already.
@@ -428,6 +428,3 @@ fn bounded(reasons: &[String]) -> Vec<String> {
         .map(|reason| reason.chars().take(CHARACTERS).collect())
         .collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -129,6 +129,9 @@ fn run(shared: &Shared, link: &Link) -> Result<(), ChannelError> {
     let mut landing = Landing::new(&shared.regions, shared.means);
     let mut body = Vec::new();
     loop {
+        // A source that sends without a pause never makes us wait, and wait is
+        // where the end of a session is noticed.
+        shared.stop.check()?;
         // Between frames the source may be busy for long: the control connection
         // tells whether it lives.
         let header = link.receive_header(Patience::Session, DOING)?;

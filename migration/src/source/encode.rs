@@ -11,7 +11,7 @@ use crate::memory::{PAGE, PAGE_BYTES, Region};
 use crate::options::{Means, ZeroLines};
 use crate::scan::{LINE_BYTES, line_map};
 use crate::wire::pages::{Content, Index, lines_bytes};
-use crate::wire::{FRAME_EXTENTS, Header, Kind};
+use crate::wire::{FRAME_EXTENTS, FRAME_ZEROS, Header, Kind};
 
 /// Pages that the destination holds content of: a page that became zero must be
 /// sent only if it is one of them.
@@ -61,6 +61,7 @@ pub(super) struct Encoder<'a> {
     index: Index,
     payload: Vec<u8>,
     content_pages: usize,
+    zeros: usize,
     lines: Gauge,
     tally: Tally,
 }
@@ -106,6 +107,7 @@ impl<'a> Encoder<'a> {
             index: Index::default(),
             payload: Vec::new(),
             content_pages: 0,
+            zeros: 0,
             lines: Gauge {
                 mode: means.zero_lines,
                 pause: 0,
@@ -127,6 +129,7 @@ impl<'a> Encoder<'a> {
         if self.means.zero_pages && memory.is_zero(page).ok_or_else(outside)? {
             self.tally.zero += PAGE;
             if self.written.unset(region, page) {
+                self.zeros += 1;
                 self.index.push(Content::Zero, number, page);
             }
             return Ok(());
@@ -179,7 +182,9 @@ impl<'a> Encoder<'a> {
 
     /// True if no more may be added.
     pub(super) fn is_full(&self, frame_pages: usize) -> bool {
-        self.content_pages >= frame_pages || self.index.pieces.len() >= FRAME_EXTENTS
+        self.content_pages >= frame_pages
+            || self.zeros >= FRAME_ZEROS
+            || self.index.pieces.len() >= FRAME_EXTENTS
     }
 
     /// Sends what was added; answers what it was.
@@ -192,6 +197,7 @@ impl<'a> Encoder<'a> {
         self.index.maps.clear();
         self.payload.clear();
         self.content_pages = 0;
+        self.zeros = 0;
         Ok(std::mem::take(&mut self.tally))
     }
 

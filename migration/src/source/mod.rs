@@ -9,7 +9,6 @@ mod round;
 mod sender;
 mod session;
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::bitmap::Bitmap;
 use crate::cancel::Cancel;
-use crate::channel::{ChannelError, Link, Patience};
+use crate::channel::Patience;
 use crate::clock::PeerClock;
 use crate::discover;
 use crate::guest::{LogStart, Source};
@@ -208,9 +207,7 @@ impl<S: Source> Driver<'_, S> {
                 clear_all(log.as_ref(), index, &absent)?;
             }
             if absent_pages != 0 && self.options.means.discovery {
-                for (map, again) in present.iter_mut().zip(discover::present(regions)) {
-                    map.union(&again);
-                }
+                discover::add_present(regions, &mut present);
             }
             if !self.options.means.clear_before_read {
                 for (index, map) in present.iter().enumerate() {
@@ -339,9 +336,7 @@ impl<S: Source> Driver<'_, S> {
                     round: number,
                 });
             }
-            // Long enough to be rare, short enough as a sign of life.
-            const BEAT: Duration = Duration::from_millis(500);
-            let patience = deadline.map_or(BEAT, |limit| BEAT.min(limit - so_far));
+            let patience = deadline.map_or(Duration::MAX, |limit| limit - so_far);
             self.session()?.watch(senders.done(), patience)?;
         }
         Ok(work)
@@ -536,20 +531,3 @@ impl Hot {
         }
     }
 }
-
-/// Waits for either the peer or `other`: used by the session.
-fn readable(
-    link: &Link,
-    other: std::os::fd::BorrowedFd<'_>,
-    patience: Patience,
-) -> Result<bool, ChannelError> {
-    link.poll(
-        &[other.as_fd()],
-        nix::poll::PollFlags::POLLIN,
-        patience,
-        "copying memory",
-    )
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,12 +1,14 @@
 //! The source's end of the control connection.
 
+use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::error::SendError;
-use super::readable;
+use nix::poll::PollFlags;
+
 use crate::address::Address;
 use crate::cancel::Cancel;
 use crate::channel::{ChannelError, Link, Patience, Stop, connect, send_with_files};
@@ -22,7 +24,12 @@ pub(super) struct Session {
     pub(super) control: Link,
     pub(super) data: Vec<Link>,
     pub(super) clock: PeerClock,
+    /// When the last sign of life was given.
+    beat: Cell<Moment>,
 }
+
+/// How often the destination hears that we live: well within its patience.
+const BEAT: Duration = Duration::from_millis(500);
 
 impl Session {
     /// Connects, agrees on a version, opens the data connections.
@@ -70,6 +77,7 @@ impl Session {
             control,
             data,
             clock,
+            beat: Cell::new(Moment::now()),
         })
     }
 
@@ -114,10 +122,18 @@ impl Session {
         }
     }
 
-    /// Waits for `done` or for `patience`, gives a sign of life, and notices
-    /// when the destination gives up.
+    /// Waits for `done` or for `patience`, gives a sign of life now and then, and
+    /// notices when the destination gives up.
     pub(super) fn watch(&self, done: BorrowedFd<'_>, patience: Duration) -> Result<(), SendError> {
-        if !readable(&self.control, done, Patience::For(patience))? {
+        self.control.poll(
+            &[done],
+            PollFlags::POLLIN,
+            Patience::For(patience.min(BEAT)),
+            "copying memory",
+        )?;
+        let now = Moment::now();
+        if now.since(self.beat.get()) >= BEAT {
+            self.beat.set(now);
             let question = clock::question(clock::boot_id());
             self.control.send(&question, "giving a sign of life")?;
         }
@@ -187,34 +203,11 @@ impl Session {
         }
     }
 
-    /// The better of two reasons: what another thread met first, or what the
-    /// destination says of itself, over "the connection was closed".
+    /// The better of several reasons; see [`Link::explain`].
     pub(super) fn explain(&self, error: SendError) -> SendError {
-        let SendError::Channel(mut cause) = error else {
-            return error;
-        };
-        if matches!(cause, ChannelError::Stopped) {
-            cause = self.control.stop().take_failure().unwrap_or(cause);
-        }
-        let is_silent = matches!(
-            cause,
-            ChannelError::Closed { .. } | ChannelError::Io { .. } | ChannelError::Stopped
-        );
-        if is_silent && let Some(reason) = self.last_words() {
-            cause = ChannelError::Aborted(reason);
-        }
-        SendError::Channel(cause)
-    }
-
-    /// Why the destination gave up, if it says so soon.
-    fn last_words(&self) -> Option<String> {
-        let patience = Patience::Committed(Duration::from_millis(200));
-        loop {
-            match self.control.receive(patience, "asking why") {
-                Ok(Message::Clock { .. }) => {}
-                Err(ChannelError::Aborted(reason)) => return Some(reason),
-                Ok(_) | Err(_) => return None,
-            }
+        match error {
+            SendError::Channel(cause) => SendError::Channel(self.control.explain(cause)),
+            other => other,
         }
     }
 

@@ -51,6 +51,8 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"gdwt");
 pub const HEADER_BYTES: usize = 28;
 /// Pages in one frame, at most.
 pub const FRAME_PAGES: usize = 512;
+/// Zero pages in one frame, at most: they cost the destination work and us none.
+pub const FRAME_ZEROS: usize = 64 << 10;
 /// Extents in the body of one PAGES frame, at most.
 pub const FRAME_EXTENTS: usize = 1024;
 /// The longest description.
@@ -112,7 +114,7 @@ impl Kind {
         Self::Clock,
     ];
 
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 

@@ -8,7 +8,7 @@
 //! lines whose bit is set for LINES, nothing for ZERO.
 
 use super::codec::{BadBody, Reader, Writer};
-use super::{FRAME_EXTENTS, FRAME_PAGES};
+use super::{FRAME_EXTENTS, FRAME_PAGES, FRAME_ZEROS};
 use crate::memory::PAGE_BYTES;
 use crate::scan::LINE_BYTES;
 
@@ -116,7 +116,7 @@ impl Index {
             pieces: Vec::with_capacity(count),
             maps: Vec::new(),
         };
-        let (mut content_pages, mut mapped) = (0_usize, 0_usize);
+        let (mut content_pages, mut zeros, mut mapped) = (0_usize, 0_usize, 0_usize);
         for _ in 0..count {
             let region = r.u16()?;
             let content = match r.u16()? {
@@ -130,9 +130,11 @@ impl Index {
             if pages == 0 {
                 return Err(BadBody("an extent is empty"));
             }
-            if content != Content::Zero {
-                content_pages = content_pages.saturating_add(pages as usize);
-            }
+            let sum = match content {
+                Content::Zero => &mut zeros,
+                Content::Raw | Content::Lines => &mut content_pages,
+            };
+            *sum = sum.saturating_add(pages as usize);
             if content == Content::Lines {
                 mapped = mapped.saturating_add(pages as usize);
             }
@@ -143,7 +145,7 @@ impl Index {
                 count: pages,
             });
         }
-        if content_pages > FRAME_PAGES {
+        if content_pages > FRAME_PAGES || zeros > FRAME_ZEROS {
             return Err(BadBody("it has more pages than a frame may"));
         }
         index.maps = (0..mapped).map(|_| r.u64()).collect::<Result<_, _>>()?;
