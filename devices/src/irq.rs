@@ -45,6 +45,18 @@ pub trait MsiVectors: Send + Sync + fmt::Debug {
     /// The operating system's, when the route cannot be set.
     fn enable(&self, vector: u16, message: MsiMessage) -> io::Result<()>;
 
+    /// Routes several vectors at once, as [`enable`](Self::enable) does each:
+    /// when MSI-X is switched on and when it is restored. An implementer whose
+    /// routes are one table sets it once.
+    ///
+    /// # Errors
+    /// The operating system's; which of the vectors are routed is not known.
+    fn enable_many(&self, routes: &[(u16, MsiMessage)]) -> io::Result<()> {
+        routes
+            .iter()
+            .try_for_each(|(vector, message)| self.enable(*vector, *message))
+    }
+
     /// Holds `vector` back: signals stay pending from now on.
     ///
     /// # Errors

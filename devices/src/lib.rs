@@ -25,6 +25,7 @@ pub mod bus;
 pub mod device_loop;
 pub mod dirty;
 pub mod doorbell;
+pub mod hotplug;
 pub mod irq;
 pub mod pci;
 pub mod reset;

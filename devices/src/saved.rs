@@ -1,6 +1,7 @@
 //! Every saved struct as its first version wrote it: a change that does not
 //! load these bytes any more needs a second version.
 
+use crate::hotplug::HotPlugV1;
 use crate::pci::PciRootV1;
 use crate::pci::msix::VectorV1;
 use crate::serial::SerialV1;
@@ -97,7 +98,14 @@ fn what_each_device_keeps() {
 }
 
 #[test]
-fn the_root_and_a_serial_port() {
+fn the_root_its_hot_plug_and_a_serial_port() {
+    loads(
+        "808001 02",
+        &HotPlugV1 {
+            up: 1 << 14,
+            down: 2,
+        },
+    );
     let root = PciRootV1 {
         address: 0x8000_0804,
         reset: 2,

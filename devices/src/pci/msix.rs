@@ -170,9 +170,11 @@ impl Msix {
         entry.is_some_and(|e| e.live.is_none()) && self.vectors.is_pending(vector)
     }
 
-    /// Brings the hypervisor in line with the table.
+    /// Brings the hypervisor in line with the table: what becomes live in one
+    /// batch, since each change of a route may cost a whole table of them.
     fn update(&mut self, range: std::ops::Range<usize>) {
         let open = self.enabled && !self.function_masked;
+        let mut routes = Vec::new();
         for (vector, entry) in (0..).zip(&mut self.entries) {
             if !range.contains(&usize::from(vector)) {
                 continue;
@@ -181,18 +183,30 @@ impl Msix {
             if wanted == entry.live {
                 continue;
             }
-            let done = match wanted {
-                Some(message) => self.vectors.enable(vector, message),
-                None => self.vectors.disable(vector),
-            };
-            match done {
-                Ok(()) => entry.live = wanted,
-                // The guest's next write to the entry tries again.
-                Err(error) => {
-                    tracing::error!(
-                        "Could not route MSI-X vector {vector} to {wanted:x?}: {error}"
-                    );
+            match wanted {
+                Some(message) => routes.push((vector, message)),
+                None => match self.vectors.disable(vector) {
+                    Ok(()) => entry.live = None,
+                    Err(error) => {
+                        tracing::error!("Could not hold MSI-X vector {vector} back: {error}");
+                    }
+                },
+            }
+        }
+        if routes.is_empty() {
+            return;
+        }
+        match self.vectors.enable_many(&routes) {
+            Ok(()) => {
+                for (vector, message) in routes {
+                    if let Some(entry) = self.entries.get_mut(usize::from(vector)) {
+                        entry.live = Some(message);
+                    }
                 }
+            }
+            // The guest's next write to an entry tries again.
+            Err(error) => {
+                tracing::error!("Could not route MSI-X vectors to {routes:x?}: {error}");
             }
         }
     }

@@ -1,4 +1,5 @@
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -32,6 +33,7 @@ impl MsiController for FakeMsi {
         let vectors = Arc::new(FakeVectors {
             fds: fds.collect::<Result<_, _>>()?,
             routes: Mutex::new(vec![None; usize::from(count)]),
+            changes: AtomicUsize::new(0),
         });
         let mut allocated = self
             .allocated
@@ -47,6 +49,8 @@ impl MsiController for FakeMsi {
 pub struct FakeVectors {
     fds: Vec<EventFd>,
     routes: Mutex<Vec<Option<MsiMessage>>>,
+    /// How often routes were set.
+    changes: AtomicUsize,
 }
 
 impl FakeVectors {
@@ -64,6 +68,12 @@ impl FakeVectors {
         let enabled = self.route(vector).is_some();
         let fd = self.fds.get(usize::from(vector)).filter(|_| enabled);
         fd.and_then(|fd| fd.read().ok()).unwrap_or(0)
+    }
+
+    /// How often routes were set, in one go or one by one, since the last call.
+    #[must_use]
+    pub fn take_changes(&self) -> usize {
+        self.changes.swap(0, Ordering::SeqCst)
     }
 
     fn set(&self, vector: u16, route: Option<MsiMessage>) -> io::Result<()> {
@@ -84,7 +94,13 @@ impl MsiVectors for Arc<FakeVectors> {
     }
 
     fn enable(&self, vector: u16, message: MsiMessage) -> io::Result<()> {
-        self.set(vector, Some(message))
+        self.enable_many(&[(vector, message)])
+    }
+
+    fn enable_many(&self, routes: &[(u16, MsiMessage)]) -> io::Result<()> {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        let mut routes = routes.iter();
+        routes.try_for_each(|(vector, message)| self.set(*vector, Some(*message)))
     }
 
     fn disable(&self, vector: u16) -> io::Result<()> {

@@ -18,6 +18,7 @@ struct Unheard;
 
 impl ConfigChange for Unheard {
     fn notify(&self) {}
+    fn needs_reset(&self) {}
 }
 
 /// What every device has to do, whatever it is. `make` gives a new device of

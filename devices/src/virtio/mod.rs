@@ -99,10 +99,14 @@ pub struct Ring {
     pub call: EventFd,
 }
 
-/// Tells the driver that the device's configuration changed.
+/// What a device tells its driver outside of the rings, from any thread.
 pub trait ConfigChange: Send + Sync + fmt::Debug {
-    /// Raises the configuration interrupt.
+    /// The configuration changed: raises the configuration interrupt.
     fn notify(&self);
+
+    /// The device cannot go on until its driver resets it (virtio 1.2, 2.1.2):
+    /// sets DEVICE_NEEDS_RESET and raises the configuration interrupt.
+    fn needs_reset(&self);
 }
 
 /// Everything a device gets when the driver sets DRIVER_OK.

@@ -6,12 +6,14 @@
 #[cfg(test)]
 pub(super) mod driver;
 
+use std::sync::Arc;
+
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Ring, RingPosition};
+use super::{ConfigChange, Ring, RingPosition};
 use crate::GuestRam;
 
 /// The ring features that every device of ours offers.
@@ -92,11 +94,16 @@ pub(super) struct ServedRing {
     /// left alone until the driver resets the device.
     left: bool,
     used: bool,
+    change: Arc<dyn ConfigChange>,
 }
 
 impl ServedRing {
     /// Takes the ring as the driver set it up.
-    pub(super) fn new(ring: Ring, features: u64) -> Result<Self, virtio_queue::Error> {
+    pub(super) fn new(
+        ring: Ring,
+        features: u64,
+        change: &Arc<dyn ConfigChange>,
+    ) -> Result<Self, virtio_queue::Error> {
         let mut queue = Queue::new(ring.size)?;
         queue.try_set_size(ring.size)?;
         queue.try_set_desc_table_address(ring.desc)?;
@@ -112,6 +119,7 @@ impl ServedRing {
             call: ring.call,
             left: false,
             used: false,
+            change: Arc::clone(change),
         })
     }
 
@@ -133,12 +141,13 @@ impl ServedRing {
         }
     }
 
-    /// Leaves the ring alone from now on.
+    /// Leaves the ring alone from now on, and tells the driver so.
     pub(super) fn leave(&mut self, why: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.left, true) {
             tracing::error!(
                 "A virtio ring is not served any more until its driver resets the device: {why}"
             );
+            self.change.needs_reset();
         }
     }
 

@@ -235,7 +235,7 @@ impl VirtioDevice for Rng {
         let rings = activation
             .rings
             .into_iter()
-            .map(|ring| ServedRing::new(ring, activation.features))
+            .map(|ring| ServedRing::new(ring, activation.features, &activation.config_change))
             .collect::<Result<_, _>>()
             .map_err(|e| failed("take its ring", Box::new(e)))?;
         let worker = Arc::new(Mutex::new(Worker {

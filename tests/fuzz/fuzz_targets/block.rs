@@ -72,6 +72,7 @@ struct Unheard;
 
 impl ConfigChange for Unheard {
     fn notify(&self) {}
+    fn needs_reset(&self) {}
 }
 
 struct Rig {

@@ -25,6 +25,7 @@ use crate::spec::NumaNodeSpec;
 
 mod dsdt;
 mod fixed;
+pub mod hotplug;
 mod madt;
 mod numa;
 

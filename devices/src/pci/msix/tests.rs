@@ -162,6 +162,31 @@ fn saved_vectors_come_back_with_what_was_pending() {
     assert!(!other.msix.restore(&saved[1..], &other.config));
 }
 
+#[test]
+fn vectors_that_become_live_together_are_routed_in_one_go() {
+    let mut bench = bench();
+    for vector in 0..COUNT.into() {
+        bench.program(vector, u32::from(vector == 3));
+    }
+    assert_eq!(bench.fake.take_changes(), 0, "MSI-X is off");
+    bench.control(0x8000);
+    assert_eq!(bench.fake.take_changes(), 1);
+    assert_eq!(
+        (bench.fake.route(9), bench.fake.route(3)),
+        (Some(MESSAGE), None)
+    );
+    let mut other = self::bench();
+    other.config.restore(bench.config.bytes()).unwrap();
+    assert!(other.msix.restore(&bench.msix.save(), &other.config));
+    assert_eq!(other.fake.take_changes(), 1);
+    assert_eq!(
+        (other.fake.route(0), other.fake.route(3)),
+        (Some(MESSAGE), None)
+    );
+    other.program(3, 0);
+    assert_eq!(other.fake.take_changes(), 1);
+}
+
 proptest! {
     #[test]
     fn routes_always_follow_the_table(

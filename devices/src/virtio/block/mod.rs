@@ -295,7 +295,7 @@ impl VirtioDevice for Block {
         let rings = activation
             .rings
             .into_iter()
-            .map(|ring| ServedRing::new(ring, activation.features))
+            .map(|ring| ServedRing::new(ring, activation.features, &activation.config_change))
             .collect::<Result<_, _>>()
             .map_err(|e| failed("take its rings", Box::new(e)))?;
         // Without FLUSH a driver cannot make its writes last, so each has to

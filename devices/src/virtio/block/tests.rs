@@ -9,7 +9,7 @@ use super::*;
 use crate::GuestRam;
 use crate::device_loop::DeviceLoop;
 use crate::dirty;
-use crate::virtio::queue::driver::{Descriptor, Driver, INDIRECT, NEXT, NoConfigChange, WRITE};
+use crate::virtio::queue::driver::{Descriptor, Driver, Heard, INDIRECT, NEXT, WRITE};
 
 const RAM: usize = 0x40_0000;
 const HEADER: u64 = 0x1_0000;
@@ -86,6 +86,7 @@ struct Rig {
     block: Block,
     drivers: Vec<Driver>,
     memory: Arc<GuestRam>,
+    heard: Arc<Heard>,
     _device_loop: DeviceLoop,
 }
 
@@ -110,6 +111,7 @@ impl Rig {
             block,
             drivers,
             memory,
+            heard: Arc::default(),
             _device_loop: device_loop,
         };
         let start = vec![RingPosition::default(); usize::from(queues)];
@@ -129,7 +131,7 @@ impl Rig {
                 memory: Arc::clone(&self.memory),
                 features,
                 rings,
-                config_change: Arc::new(NoConfigChange),
+                config_change: self.heard.clone(),
             })
             .unwrap();
     }
@@ -667,6 +669,7 @@ fn without_a_place_for_the_status_the_ring_is_left() {
                 worker.lock().unwrap().has_left_a_ring()
             });
             assert!(left, "{bad:?}");
+            assert!(rig.heard.0.load(Ordering::SeqCst) > 0, "{bad:?}");
             drop(worker);
             assert_eq!(rig.drivers[0].used_entry(), None);
             // A reset brings the disk back.

@@ -316,8 +316,7 @@ impl<B: RingBackend> Net<B> {
         let control_ring = of_place(Place::Control).next();
         let served = serve::Served::new(
             &self.id,
-            activation.memory.clone(),
-            features,
+            &activation,
             control_ring,
             &self.control,
             self.pairs.iter().map(Rings::error_fds),

@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::control::{Command, CommandError, Control};
 use super::{bit, lock};
 use crate::GuestRam;
-use crate::virtio::{Ring, RingPosition};
+use crate::virtio::{Activation, ConfigChange, Ring, RingPosition};
 
 /// Event data of the control queue's kick; a ring's error has its index.
 const KICK: u32 = u32::MAX;
@@ -37,14 +37,14 @@ pub(super) struct Served {
     device: String,
     control: Option<ControlQueue>,
     errors: Vec<(usize, EventFd)>,
+    change: Arc<dyn ConfigChange>,
 }
 
 impl Served {
     /// `errors` are, for each pair, the eventfds of its rings.
     pub(super) fn new<'a, E>(
         device: &str,
-        memory: Arc<GuestRam>,
-        features: u64,
+        activation: &Activation,
         ring: Option<&Ring>,
         control: &Arc<Mutex<Control>>,
         errors: impl Iterator<Item = E>,
@@ -58,12 +58,16 @@ impl Served {
         Ok(Self {
             device: device.to_owned(),
             control: ring
-                .map(|ring| ControlQueue::new(memory, features, ring, control))
+                .map(|ring| {
+                    let memory = Arc::clone(&activation.memory);
+                    ControlQueue::new(memory, activation.features, ring, control)
+                })
                 .transpose()?,
             errors: rings
                 .map(|(ring, fd)| Ok((ring, fd.try_clone()?)))
                 .collect::<io::Result<_>>()
                 .map_err(ServeError::Duplicate)?,
+            change: Arc::clone(&activation.config_change),
         })
     }
 
@@ -81,6 +85,7 @@ impl Served {
                 self.device
             );
             let _ = ops.remove(Events::with_data(&fd, data, EventSet::IN));
+            self.change.needs_reset();
         }
     }
 }
@@ -117,6 +122,7 @@ impl MutEventSubscriber for Served {
                 self.device
             );
             let _ = ops.remove(Events::with_data(&queue.kick, KICK, EventSet::IN));
+            self.change.needs_reset();
         }
     }
 }

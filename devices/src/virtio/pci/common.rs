@@ -103,11 +103,22 @@ impl Common {
             *queue = Queue::new(queue.max_size);
         }
         self.notifier.set(NO_VECTOR, 0, 0);
+        self.notifier.set_broken(false);
+    }
+
+    /// The status as the driver reads it: what it wrote, and whether the device
+    /// gave up meanwhile.
+    pub fn status(&self) -> u8 {
+        if self.notifier.is_broken() {
+            self.status | status::NEEDS_RESET
+        } else {
+            self.status
+        }
     }
 
     /// Whether the driver is ready and nothing is broken.
     pub fn is_live(&self) -> bool {
-        self.status & (status::DRIVER_OK | status::NEEDS_RESET) == status::DRIVER_OK
+        self.status() & (status::DRIVER_OK | status::NEEDS_RESET) == status::DRIVER_OK
     }
 
     /// The enabled queues with their indices, in order.
@@ -183,7 +194,7 @@ impl Common {
             R::DriverFeature => half(self.accepted, self.driver_feature_select),
             R::ConfigVector => self.notifier.vector().into(),
             R::NumQueues => self.queues.len() as u64,
-            R::DeviceStatus => self.status.into(),
+            R::DeviceStatus => self.status().into(),
             R::ConfigGeneration => self.notifier.generation().into(),
             R::QueueSelect => self.queue_select.into(),
             R::QueueSize => queue(|q| q.size.into()),

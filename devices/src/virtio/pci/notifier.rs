@@ -5,7 +5,7 @@
 //! lock here: atomics and an eventfd.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 
 use super::queue::NO_VECTOR;
 use crate::irq::MsiVectors;
@@ -19,6 +19,9 @@ pub struct Notifier {
     isr: AtomicU8,
     generation: AtomicU8,
     vector: AtomicU16,
+    /// The device gave up. Part of the status, kept here because the device's
+    /// thread says so.
+    broken: AtomicBool,
     vectors: Arc<dyn MsiVectors>,
 }
 
@@ -28,6 +31,7 @@ impl Notifier {
             isr: AtomicU8::new(0),
             generation: AtomicU8::new(0),
             vector: AtomicU16::new(NO_VECTOR),
+            broken: AtomicBool::new(false),
             vectors,
         }
     }
@@ -37,6 +41,14 @@ impl Notifier {
         self.set_vector(vector);
         self.isr.store(isr & ISR_CONFIG, Ordering::Release);
         self.generation.store(generation, Ordering::Release);
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    pub fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Release);
     }
 
     pub fn set_vector(&self, vector: u16) {
@@ -69,6 +81,12 @@ impl ConfigChange for Notifier {
             && let Err(error) = fd.write(1)
         {
             tracing::error!("Could not raise a configuration interrupt: {error}");
+        }
+    }
+
+    fn needs_reset(&self) {
+        if !self.broken.swap(true, Ordering::AcqRel) {
+            self.notify();
         }
     }
 }

@@ -150,7 +150,7 @@ impl VirtioPci {
             accepted: common.accepted,
             device_feature_select: common.device_feature_select,
             driver_feature_select: common.driver_feature_select,
-            status: common.status,
+            status: common.status(),
             config_vector: common.notifier.vector(),
             generation: common.notifier.generation(),
             isr: common.notifier.isr(),

@@ -335,6 +335,30 @@ fn a_device_that_fails_needs_a_reset() {
     assert!(!active(&guest));
 }
 
+#[test]
+fn a_device_that_gives_up_by_itself_tells_its_driver() {
+    let mut guest = PciGuest::new();
+    guest.bring_up(NET, 0);
+    let change = guest.functions[0].1.config_change();
+    change.needs_reset();
+    change.needs_reset();
+    assert_eq!(status(&guest), 0x4f);
+    assert_eq!(guest.bar_read::<1>(NET, 0x15), 1, "told once");
+    assert_eq!(guest.bar_read::<1>(NET, 0x1000), 2, "ISR status");
+    put(&guest, STATUS, &[0xf]);
+    assert_eq!(status(&guest), 0x4f, "only a reset helps");
+    // It moves along, and is not started again.
+    guest.step(Step::Restore(NET));
+    guest.step(Step::Resume(NET));
+    assert_eq!((status(&guest), active(&guest)), (0x4f, false));
+    guest.bring_up(NET, 0);
+    assert_eq!((status(&guest), active(&guest)), (0xf, true));
+    guest.functions[0].1.config_change().needs_reset();
+    put(&guest, STATUS, &[0]);
+    assert_eq!(status(&guest), 0);
+    guest.finish();
+}
+
 fn bare(sizes: &[u16]) -> Result<VirtioPci, CreateError> {
     let (device, _) = FakeDevice::new(sizes, 1 << 5);
     let ram = guest_ram(&[(0, 0x1_0000)]);

@@ -2,6 +2,7 @@
 //! makes them available, and looks at what was used.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -41,12 +42,15 @@ impl Descriptor {
     }
 }
 
-/// A configuration interrupt that leads nowhere.
-#[derive(Debug)]
-pub struct NoConfigChange;
+/// Hears how often a device gave up.
+#[derive(Debug, Default)]
+pub struct Heard(pub AtomicU32);
 
-impl ConfigChange for NoConfigChange {
+impl ConfigChange for Heard {
     fn notify(&self) {}
+    fn needs_reset(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// The driver's half of one ring.

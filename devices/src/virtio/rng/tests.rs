@@ -1,4 +1,4 @@
-use super::super::queue::driver::{Descriptor, Driver, NEXT, NoConfigChange, WRITE};
+use super::super::queue::driver::{Descriptor, Driver, Heard, NEXT, WRITE};
 use super::Rng;
 use super::*;
 use crate::device_loop::DeviceLoop;
@@ -40,7 +40,7 @@ impl Rig {
                 memory: Arc::clone(&self.memory),
                 features: self.rng.features(),
                 rings: vec![self.driver.ring(at)],
-                config_change: Arc::new(NoConfigChange),
+                config_change: Arc::<Heard>::default(),
             })
             .unwrap();
     }

@@ -13,11 +13,14 @@ const CTRL_VQ: u64 = 1 << 17;
 const ANNOUNCE: u64 = 1 << 21;
 
 #[derive(Debug, Default)]
-pub(super) struct Notified(AtomicU32);
+pub(super) struct Notified(AtomicU32, AtomicU32);
 
 impl ConfigChange for Notified {
     fn notify(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
+    }
+    fn needs_reset(&self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -347,6 +350,11 @@ fn a_broken_ring_is_heard_and_the_device_still_stops() {
     let mut machine = Machine::new(1);
     *machine.fakes[0].fail.lock().unwrap() = Some("broken");
     machine.activate(0, rings([0, 1]));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while machine.notified.1.load(Ordering::SeqCst) != 2 {
+        assert!(Instant::now() < deadline, "the driver is not told");
+        thread::sleep(Duration::from_millis(1));
+    }
     // The loop still answers.
     assert_eq!(machine.net.stop().unwrap().len(), 2);
 }
