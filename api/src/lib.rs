@@ -16,6 +16,8 @@
 //! | [`router`] | method, path and body to a request: pure, one table |
 //! | [`handler`] | the seam to the machine: a request goes in, an answer comes back whenever it is ready |
 //! | [`server`] | HTTP on a Unix socket, on a thread of its own |
+//! | [`events`] | what happens to a machine, told without waiting for who listens |
+//! | [`metrics`] | figures as text for Prometheus |
 //! | [`openapi`] | the document made from types and routes |
 //! | [`client`] | a small client, for `godwit ctl` and tests |
 #![forbid(unsafe_code)]
@@ -23,8 +25,10 @@
 pub mod client;
 pub mod config;
 pub mod error;
+pub mod events;
 pub mod handler;
 pub mod json;
+pub mod metrics;
 pub mod openapi;
 pub mod request;
 pub mod response;
