@@ -149,7 +149,8 @@ impl ServerHandle {
     }
 
     /// Takes no more requests, lets those under way be answered for as long
-    /// as [`Limits::farewell`], and removes the socket.
+    /// as [`Limits::farewell`], and removes the socket. Not from the api
+    /// thread, which this waits for.
     pub fn stop(mut self) {
         self.end();
     }

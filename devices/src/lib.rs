@@ -23,6 +23,7 @@
 
 pub mod bus;
 pub mod device_loop;
+pub mod dirty;
 pub mod doorbell;
 pub mod irq;
 pub mod pci;
@@ -35,5 +36,5 @@ pub mod tap;
 pub mod testing;
 pub mod virtio;
 
-/// The guest's RAM as devices see it.
-pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
+/// The guest's RAM as devices see it, which knows what they wrote.
+pub type GuestRam = vm_memory::GuestMemoryMmap<dirty::DirtyMap>;

@@ -132,9 +132,13 @@ static void go_round(void)
             longest_gap = now - last;
         if (options.dirty != 0 && interval == 0) {
             memory_dirty(options.dirty);
-        } else if (options.dirty != 0) {
-            for (uint64_t n = 0; n < options.dirty && now - due < 1ull << 63; n++, due += interval)
-                memory_dirty(1);
+        } else if (options.dirty != 0 && now - due < 1ull << 63) {
+            uint64_t pages = (now - due) / interval + 1;
+
+            if (pages > options.dirty)
+                pages = options.dirty;
+            memory_dirty(pages);
+            due += pages * interval;
             if (now - due < 1ull << 63 && now - due > 1000 * interval)
                 due = now;              /* too slow, or stopped for long: not made up for */
         }
@@ -168,6 +172,8 @@ static void settle_options(void)
         options.beat_every = 1;
     if (options.pages == 0)
         options.pages = 1;
+    if (options.sweep)
+        options.words = true;
     if (options.dirty != 0 && options.over == 0)
         options.over = options.fill;
     if (options.fill == 0 && options.over == 0)

@@ -166,7 +166,7 @@ bool memory_fill(void)
     if (!lay_out(options.at, size))
         return false;
     turn = options.over != 0 ? options.over / PAGE : area_pages;
-    stride = turn * 5 / 8 | 1;
+    stride = options.sweep ? 1 : turn * 5 / 8 | 1;
     while (common_divisor(turn, stride) > 1)
         stride += 2;
 
@@ -188,8 +188,41 @@ bool memory_fill(void)
     return true;
 }
 
+/* Pages from this one to the end of its extent. */
+static uint64_t pages_in_a_row(uint64_t page)
+{
+    const struct extent *e = extents;
+
+    while (page >= e->pages)
+        page -= e++->pages;
+    return e->pages - page;
+}
+
+/* A run of pages at a time: where code is interpreted, all else would cost more than the writes. */
+static void sweep(uint64_t pages)
+{
+    while (pages != 0) {
+        uint64_t run = pages_in_a_row(dirty_page), generation = dirty_turns + 1;
+        uint64_t *word = page_at(dirty_page) + 1;
+
+        run = run < pages ? run : pages;
+        run = run < turn - dirty_page ? run : turn - dirty_page;
+        for (uint64_t left = run; left != 0; left--, word += WORDS)
+            *word = generation;
+        memory_counters.dirtied += run;
+        pages -= run;
+        dirty_place = dirty_page += run;
+        if (dirty_page == turn)
+            dirty_place = dirty_page = 0, dirty_turns++;
+    }
+}
+
 void memory_dirty(uint64_t pages)
 {
+    if (options.sweep) {
+        sweep(pages);
+        return;
+    }
     for (; pages != 0; pages--) {
         uint64_t *page = page_at(dirty_page);
 

@@ -11,6 +11,7 @@ static const struct {
     {"hello", &options.hello},     {"facts", &options.facts},   {"pci", &options.pci},
     {"outs", &options.outs},       {"echo", &options.echo},     {"control", &options.control},
     {"verify", &options.verify},   {"words", &options.words},   {"sparse", &options.sparse},
+    {"sweep", &options.sweep},
 };
 
 static const struct {

@@ -15,6 +15,7 @@ struct options {
     uint64_t fill, at, seed, lines;
     uint64_t dirty, over, rate, pages, report;
     bool words;                 /* dirty only a page's generation, not all of it */
+    bool sweep;                 /* dirty pages in address order, by a loop of four instructions */
     bool sparse;                /* what `lines` leaves of a page is neither zeroed nor verified */
     uint64_t smp, tsc_khz;
 };

@@ -34,6 +34,24 @@ fn what_is_written_is_read_again() {
     assert_verified(&output, 256);
 }
 
+/// 140 pages are written anew, of 24: five times over all of them, and once more over 20.
+#[test]
+fn what_is_dirtied_is_read_again_in_either_order() {
+    for order in ["", "sweep "] {
+        for rate in ["", "rate=100000 "] {
+            let words = "fill=256K over=96K dirty=7 words verify=once beats=20 poweroff";
+            let output = run_to_power_off(Config::new(&format!("{order}{rate}{words}")));
+            let verified = output.all("verified");
+            let last = verified.last().expect("it verifies once more");
+            assert_eq!(last.number("mismatches"), 0, "{}", last.text);
+            match rate {
+                "" => assert_eq!(last.number("dirtied"), 140, "{}", last.text),
+                _ => assert!((1..=140).contains(&last.number("dirtied")), "{}", last.text),
+            }
+        }
+    }
+}
+
 #[test]
 fn small_memory_lies_below_the_hole() {
     let output = run_to_power_off(Config::new("facts poweroff"));

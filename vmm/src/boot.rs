@@ -12,7 +12,8 @@
 
 use std::path::PathBuf;
 
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use godwit_devices::GuestRam;
+use vm_memory::GuestAddress;
 
 use crate::arch::layout;
 
@@ -83,7 +84,7 @@ pub enum Entry {
 /// # Errors
 ///
 /// A [`BootError`] that names the file, what is wrong with it, and what is accepted.
-pub fn load(memory: &GuestMemoryMmap<()>, payload: &Payload) -> Result<Entry, BootError> {
+pub fn load(memory: &GuestRam, payload: &Payload) -> Result<Entry, BootError> {
     let ram = Ram::new(memory);
     let file = ImageFile::open(Role::Kernel, &payload.kernel)?;
     let kernel = match file.format()? {

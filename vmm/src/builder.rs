@@ -151,6 +151,37 @@ fn create_vm(
     Ok(vm)
 }
 
+/// The CPUID of each vCPU of a machine of `spec`.
+fn cpuid_of(
+    hypervisor: &Hypervisor,
+    tsc_deadline: bool,
+    spec: &MachineSpec,
+) -> Result<Vec<Vec<kvm_cpuid_entry2>>, KvmError> {
+    let supported = hypervisor.supported_cpuid()?;
+    let mwait = spec.cpus.disable_exits.mwait;
+    let cpuid = cpuid::CpuidSpec {
+        topology: spec.cpus.topology,
+        nested: spec.cpus.nested,
+        realtime_hint: spec.cpus.realtime_hint,
+        max_phys_bits: spec.cpus.max_phys_bits,
+        tsc_deadline,
+        mwait: mwait.then(cpuid::host_mwait).flatten(),
+    };
+    let of = |vcpu: VcpuId| cpuid::for_vcpu(supported.as_slice(), &cpuid, vcpu.0.into());
+    Ok(spec.cpus.vcpus().map(of).collect())
+}
+
+/// The CPUID that the first vCPU of a machine of `spec` would have here.
+///
+/// # Errors
+/// KVM does not tell.
+pub fn cpuid_here(spec: &MachineSpec) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
+    let hypervisor = Hypervisor::open()?;
+    let deadline = hypervisor.has_tsc_deadline();
+    let all = cpuid_of(&hypervisor, deadline, spec)?;
+    Ok(all.into_iter().next().unwrap_or_default())
+}
+
 /// What is the same for all vCPUs, and what CPUID each gets.
 struct Processors {
     topology: Topology,
@@ -170,24 +201,10 @@ impl Processors {
         start: Start<'_>,
         anywhere: &CpuSet,
     ) -> Result<Self, KvmError> {
-        let mwait = spec.cpus.disable_exits.mwait;
         let cpuid = match start {
             // The guest has seen these.
             Start::Incoming(description) => description.cpuid.clone(),
-            Start::Boot => {
-                let supported = hypervisor.supported_cpuid()?;
-                let cpuid = cpuid::CpuidSpec {
-                    topology: spec.cpus.topology,
-                    nested: spec.cpus.nested,
-                    realtime_hint: spec.cpus.realtime_hint,
-                    max_phys_bits: spec.cpus.max_phys_bits,
-                    tsc_deadline: vm.has_tsc_deadline(),
-                    mwait: mwait.then(cpuid::host_mwait).flatten(),
-                };
-                let of =
-                    |vcpu: VcpuId| cpuid::for_vcpu(supported.as_slice(), &cpuid, vcpu.0.into());
-                spec.cpus.vcpus().map(of).collect()
-            }
+            Start::Boot => cpuid_of(hypervisor, vm.has_tsc_deadline(), spec)?,
         };
         Ok(Self {
             topology: spec.cpus.topology,

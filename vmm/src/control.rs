@@ -14,8 +14,10 @@
 
 mod answer;
 mod definition;
+mod migration;
 pub mod phase;
 mod request;
+pub mod site;
 mod work;
 
 use std::collections::VecDeque;
@@ -58,7 +60,7 @@ pub enum Event {
     /// A client asks for something.
     Request(Request, Reply),
     /// A worker has ended.
-    Done(Done),
+    Done(Box<Done>),
 }
 
 /// How the guest, or the process, ended.
@@ -143,6 +145,8 @@ enum State {
     Running(Box<Machine>),
     Paused(Box<Machine>),
     Shutdown,
+    /// It may run elsewhere; its vCPUs are stopped.
+    Unsettled(Box<Machine>),
     /// A worker has the machine, or makes one.
     Busy(Work),
     Ended(Ending),
@@ -156,6 +160,7 @@ impl State {
             Self::Running(_) => Phase::Running,
             Self::Paused(_) => Phase::Paused,
             Self::Shutdown | Self::Ended(_) => Phase::Shutdown,
+            Self::Unsettled(_) => Phase::Unsettled,
             Self::Busy(work) => work.phase(),
         }
     }
@@ -171,6 +176,10 @@ pub struct Control {
     home: CpuSet,
     definition: Option<Definition>,
     incarnation: u64,
+    /// The migration under way, or the last one.
+    migration: Option<migration::Migration>,
+    /// A client asked to cancel it.
+    cancelled: bool,
     /// What came while a worker had the machine, and concerns it.
     deferred: VecDeque<Event>,
 }
@@ -189,6 +198,8 @@ impl Control {
             home: affinity::allowed().map_err(RunError::Affinity)?,
             definition: None,
             incarnation: 0,
+            migration: None,
+            cancelled: false,
             deferred: VecDeque::new(),
         })
     }
@@ -234,10 +245,10 @@ impl Control {
     fn step(&mut self, state: State, event: Event) -> Result<State, RunError> {
         match event {
             Event::Request(request, reply) => self.request(state, request, reply),
-            Event::Done(done) => self.done(state, done),
+            Event::Done(done) => self.done(state, *done),
             event if matches!(state, State::Busy(_)) => {
                 if let State::Busy(work) = &state {
-                    work.hurry();
+                    work.cancel();
                 }
                 self.deferred.push_back(event);
                 Ok(state)
@@ -294,13 +305,19 @@ impl Control {
     fn power_off(&mut self, machine: Box<Machine>) {
         drop(machine);
         self.incarnation += 1;
+        self.leave_cpus();
+    }
+
+    /// No machine says where this process's threads are to be.
+    fn leave_cpus(&self) {
         if let Err(error) = affinity::place_process(&self.home) {
             tracing::warn!("{error}");
         }
     }
 
     fn end(&mut self, state: State, ending: Ending) -> State {
-        if let State::Running(machine) | State::Paused(machine) = state {
+        if let State::Running(machine) | State::Paused(machine) | State::Unsettled(machine) = state
+        {
             self.power_off(machine);
         }
         State::Ended(ending)

@@ -7,6 +7,7 @@
 //! opened twice, and a terminal or a socket keeps its client.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -65,7 +66,7 @@ pub enum HostError {
 }
 
 /// What the resources are opened for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Origin<'a> {
     /// Where guest memory comes from.
     pub memory: MemorySource,
@@ -74,13 +75,16 @@ pub struct Origin<'a> {
 }
 
 /// Where guest memory comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum MemorySource {
     /// It is new, and filled as the spec says.
     New,
     /// It is new, and what it holds comes later; huge pages are reserved all
     /// the same.
     Unfilled,
+    /// It is that of another instance: one file for each region, in the order
+    /// of guest addresses.
+    Files(Vec<OwnedFd>),
 }
 
 /// See the module.
@@ -130,10 +134,12 @@ impl HostResources {
         if let Some(cpus) = &emulator_cpus {
             affinity::place_process(cpus)?;
         }
+        let comes = !matches!(origin.memory, MemorySource::New);
         let fill_cpus = emulator_cpus.as_ref().unwrap_or(origin.home);
         let memory = match origin.memory {
             MemorySource::New => Memory::create(&spec.memory, fill_cpus)?,
             MemorySource::Unfilled => Memory::unfilled(&spec.memory)?,
+            MemorySource::Files(files) => Memory::adopt(&spec.memory, files)?,
         };
         let device_loop = DeviceLoop::spawn("devices", move || {
             if let Some(Err(error)) =
@@ -142,7 +148,7 @@ impl HostResources {
                 tracing::warn!("{error}");
             }
         })?;
-        let serial = open_serial(&spec.serial, &device_loop, events)?;
+        let serial = open_serial(&spec.serial, comes, &device_loop, events)?;
         let devices = open_devices(spec, &memory, &device_loop)?;
         Ok(Self {
             devices,
@@ -156,6 +162,7 @@ impl HostResources {
 
 fn open_serial(
     spec: &SerialSpec,
+    comes: bool,
     device_loop: &DeviceLoop,
     events: &Sender<Event>,
 ) -> Result<Option<SerialPort>, HostError> {
@@ -164,6 +171,7 @@ fn open_serial(
         SerialSpec::Null => Backend::Null,
         SerialSpec::Tty => Backend::Tty,
         SerialSpec::Pty => Backend::Pty,
+        SerialSpec::File(path) if comes => Backend::Append(path.clone()),
         SerialSpec::File(path) => Backend::File(path.clone()),
         SerialSpec::Socket(path) => Backend::Socket(path.clone()),
     };

@@ -1,6 +1,7 @@
 //! KVM: the system, the virtual machine, and what devices need of both.
 
 mod cap;
+mod dirty;
 mod doorbell;
 mod irq;
 mod state;
@@ -10,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use godwit_devices::GuestRam;
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::arch::layout;
 
+pub use dirty::LogKind;
 pub use doorbell::KvmDoorbells;
 pub use irq::{EventLine, Interrupts};
 pub use state::{ClockV1, Elapsed, IrqchipV1};
@@ -140,6 +141,12 @@ impl Hypervisor {
             .map_err(attempt("list the CPUID leaves it supports"))
     }
 
+    /// Whether the local APIC's timer has the TSC-deadline mode.
+    #[must_use]
+    pub fn has_tsc_deadline(&self) -> bool {
+        self.kvm.check_extension(Cap::TscDeadlineTimer)
+    }
+
     /// The model-specific registers that this KVM saves and sets.
     ///
     /// # Errors
@@ -175,7 +182,12 @@ impl Hypervisor {
             .map_err(attempt("place the task state segment"))?;
         fd.create_irq_chip()
             .map_err(attempt("create the interrupt controllers"))?;
-        Ok(Vm { fd: Arc::new(fd) })
+        let mut vm = Vm {
+            fd: Arc::new(fd),
+            log: LogKind::ReadClears,
+        };
+        vm.log = vm.choose_log()?;
+        Ok(vm)
     }
 }
 
@@ -183,6 +195,7 @@ impl Hypervisor {
 #[derive(Clone, Debug)]
 pub struct Vm {
     fd: Arc<VmFd>,
+    log: LogKind,
 }
 
 impl Vm {
@@ -197,19 +210,6 @@ impl Vm {
     /// # Errors
     /// The ioctl's.
     pub fn set_memory(&self, ram: &GuestRam) -> Result<(), KvmError> {
-        for (slot, region) in (0_u32..).zip(ram.iter()) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-                flags: 0,
-            };
-            // SAFETY: the region is a mapping that the machine keeps for as long
-            // as the virtual machine exists, and regions do not overlap.
-            unsafe { self.fd.set_user_memory_region(region) }
-                .map_err(attempt("map guest memory"))?;
-        }
-        Ok(())
+        self.set_slots(ram, 0)
     }
 }

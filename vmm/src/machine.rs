@@ -54,9 +54,7 @@ pub struct ProcessorFacts {
 impl Machine {
     /// Lets devices and vCPUs run.
     pub fn resume(&self) {
-        for function in &self.functions {
-            function.device.resume();
-        }
+        self.resume_devices();
         for vcpu in &self.vcpus {
             vcpu.resume();
         }
@@ -86,6 +84,12 @@ impl Machine {
         for answer in answers {
             // No answer means that the thread has ended: it is not in the guest.
             let _ = answer.recv();
+        }
+    }
+
+    pub(crate) fn resume_devices(&self) {
+        for function in &self.functions {
+            function.device.resume();
         }
     }
 

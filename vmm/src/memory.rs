@@ -22,10 +22,12 @@ mod prefault;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use godwit_devices::GuestRam;
+use godwit_devices::dirty::DirtyMap;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollectionError,
@@ -104,6 +106,14 @@ pub enum MemoryError {
         "Could not lock guest memory: raise RLIMIT_MEMLOCK (`ulimit -l`), grant CAP_IPC_LOCK, or set memory.lock to false"
     )]
     Lock(#[source] io::Error),
+    /// Memory of another instance does not fit.
+    #[error(
+        "The file that came for memory region {region} is missing, too short, or on pages of another size"
+    )]
+    NoFile {
+        /// Which region, in the order of guest addresses.
+        region: usize,
+    },
     /// The zones have no place in the address map.
     #[error("Could not lay out guest memory")]
     Layout(#[from] LayoutError),
@@ -164,6 +174,39 @@ impl Memory {
     /// # Errors
     /// As above.
     pub fn unfilled(spec: &MemorySpec) -> Result<Self, MemoryError> {
+        let files = spec
+            .zones
+            .iter()
+            .map(|zone| create_file(zone).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        Self::on(spec, |region, _| files.get(region.zone).map(Arc::clone))
+    }
+
+    /// Takes over guest RAM that another instance made: one file for each
+    /// region, in the order of guest addresses.
+    ///
+    /// # Errors
+    /// Files that are too few, too short or on other pages, or as above.
+    pub fn adopt(spec: &MemorySpec, files: Vec<OwnedFd>) -> Result<Self, MemoryError> {
+        let files: Vec<_> = files
+            .into_iter()
+            .map(|fd| Arc::new(File::from(fd)))
+            .collect();
+        Self::on(spec, |region, index| {
+            let file = files.get(index)?;
+            let page_size = spec.zones.get(region.zone)?.page_size;
+            let about = file.metadata().ok()?;
+            let end = region.offset.checked_add(region.size)?;
+            // A file on huge pages says so by its block size.
+            let fits = about.len() >= end && about.blksize() == page_size.bytes();
+            fits.then(|| Arc::clone(file))
+        })
+    }
+
+    fn on(
+        spec: &MemorySpec,
+        file: impl Fn(&RamRegion, usize) -> Option<Arc<File>>,
+    ) -> Result<Self, MemoryError> {
         let zones: Vec<_> = spec
             .zones
             .iter()
@@ -174,11 +217,12 @@ impl Memory {
             .collect();
         let regions = layout::place_zones(&zones)?;
         let mut mapped = Vec::with_capacity(regions.len());
-        for (index, zone) in spec.zones.iter().enumerate() {
-            let file = Arc::new(create_file(zone)?);
-            for region in regions.iter().filter(|r| r.zone == index) {
-                mapped.push(map(zone, &file, region)?);
-            }
+        for (index, region) in regions.iter().enumerate() {
+            let zone = spec.zones.get(region.zone);
+            let (Some(zone), Some(file)) = (zone, file(region, index)) else {
+                return Err(MemoryError::NoFile { region: index });
+            };
+            mapped.push(map(zone, &file, region)?);
         }
         let ram = GuestRam::from_regions(mapped).map_err(MemoryError::Arrange)?;
         Ok(Self {
@@ -276,7 +320,7 @@ fn map(
     zone: &ZoneSpec,
     file: &Arc<File>,
     range: &RamRegion,
-) -> Result<GuestRegionMmap<()>, MemoryError> {
+) -> Result<GuestRegionMmap<DirtyMap>, MemoryError> {
     let too_large = || MemoryError::TooLarge {
         zone: zone.id.clone(),
         size_bytes: range.size,

@@ -21,7 +21,7 @@ mod tsc;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
@@ -122,12 +122,21 @@ pub enum SpawnError {
     },
 }
 
+/// What a vCPU thread notes for whoever looks.
+#[derive(Debug, Default)]
+struct Marks {
+    /// When it last began to run.
+    entered_ns: AtomicU64,
+    /// It left the guest for good.
+    stopped: AtomicBool,
+}
+
 /// Our end of a vCPU thread; dropping it ends the thread.
 pub struct VcpuHandle {
     vcpu: VcpuId,
     commands: Sender<Command>,
     kick: Kick,
-    entered_ns: Arc<AtomicU64>,
+    marks: Arc<Marks>,
     /// Gives back the descriptor, so that the run page outlives every kick.
     thread: Option<thread::JoinHandle<VcpuFd>>,
 }
@@ -157,8 +166,8 @@ impl VcpuHandle {
         let (commands, received) = mpsc::channel();
         let (ready, started) = mpsc::channel();
         let run_page = kick::RunPage::of(&mut fd);
-        let entered_ns = Arc::new(AtomicU64::new(0));
-        let entered = Arc::clone(&entered_ns);
+        let marks = Arc::new(Marks::default());
+        let shared = Arc::clone(&marks);
         let thread_name = name.clone();
         let thread = thread::Builder::new()
             .name(name)
@@ -171,7 +180,7 @@ impl VcpuHandle {
                 if refused {
                     return fd;
                 }
-                run::VcpuThread::new(vcpu, fd, buses, received, report, entered).run()
+                run::VcpuThread::new(vcpu, fd, buses, received, report, shared).run()
             })
             .map_err(|source| SpawnError::Thread { vcpu, source })?;
         match started.recv() {
@@ -179,7 +188,7 @@ impl VcpuHandle {
                 vcpu,
                 commands,
                 kick: Kick::new(target, run_page),
-                entered_ns,
+                marks,
                 thread: Some(thread),
             }),
             Ok(Err(source)) => Err(SpawnError::Place { vcpu, source }),
@@ -196,7 +205,7 @@ impl VcpuHandle {
     /// `CLOCK_MONOTONIC` in nanoseconds; 0: not yet.
     #[must_use]
     pub fn entered_ns(&self) -> u64 {
-        self.entered_ns.load(Ordering::Acquire)
+        self.marks.entered_ns.load(Ordering::Acquire)
     }
 
     /// How fast this paused vCPU's time-stamp counter counts, in kHz; 0 where
@@ -206,9 +215,16 @@ impl VcpuHandle {
         self.call(|fd| Ok(fd.get_tsc_khz().unwrap_or(0)))
     }
 
+    /// Whether the vCPU left the guest for good, which it has told then or is
+    /// about to.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.marks.stopped.load(Ordering::Acquire)
+    }
+
     /// Forgets when it last began to run.
     pub fn forget_entry(&self) {
-        self.entered_ns.store(0, Ordering::Release);
+        self.marks.entered_ns.store(0, Ordering::Release);
     }
 
     /// Asks for the state of a paused vCPU: `msrs` are those to read.

@@ -84,7 +84,7 @@ pub(super) fn refused_in_bytes(error: &ApiError) -> Vec<u8> {
 ///
 /// `None` when this is none of those: they have a reason phrase, which no
 /// answer of ours has.
-pub(super) fn in_place_of(answer: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn in_place_of_refusal(answer: &[u8]) -> Option<Vec<u8>> {
     let status = answer.strip_prefix(b"HTTP/1.1 ")?;
     if !status.starts_with(b"4") || status.get(4) == Some(&b'\r') {
         return None;
@@ -98,6 +98,13 @@ pub(super) fn in_place_of(answer: &[u8]) -> Option<Vec<u8>> {
         ErrorKind::BadRequest,
         reason,
     )))
+}
+
+/// What to write in place of hyper's interim answer to `Expect`, and what may
+/// follow it.
+pub(super) fn in_place_of_interim(answer: &[u8]) -> Option<Vec<u8>> {
+    let rest = answer.strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    Some([b"HTTP/1.1 100 \r\n\r\n", rest].concat())
 }
 
 fn chain(error: &ApiError) -> Vec<u8> {

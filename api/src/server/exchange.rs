@@ -169,9 +169,15 @@ impl Exchange {
         }
     }
 
-    /// Whether the request is one of which hyper has not read the headers.
+    /// Whether a request has begun and its headers have not ended.
     pub(super) fn in_head(&self) -> bool {
         matches!(self.phase, Phase::Head(_))
+    }
+
+    /// Whether there is no request that we have to answer: what hyper writes
+    /// now it has made up itself.
+    pub(super) fn is_outside_a_request(&self) -> bool {
+        matches!(self.phase, Phase::Between | Phase::Head(_))
     }
 }
 

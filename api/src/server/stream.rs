@@ -32,8 +32,16 @@ pub(super) struct Stream {
     piece: Piece,
     head: Deadline,
     write: Deadline,
-    /// What is written in place of hyper's own answer, and how much of it is.
-    replaced: Option<(Vec<u8>, usize)>,
+    replaced: Option<Replaced>,
+}
+
+/// What is written in place of what hyper made up itself.
+#[derive(Debug)]
+struct Replaced {
+    bytes: Vec<u8>,
+    written: usize,
+    /// How much of hyper's bytes it stands for.
+    stands_for: usize,
 }
 
 /// What was received and not yet given out.
@@ -83,22 +91,33 @@ impl Stream {
         }
     }
 
-    /// hyper answers bytes that are no HTTP by itself, with a reason phrase
-    /// and no reasons; that answer is replaced.
+    /// hyper's own words have a reason phrase, and those to bytes that are no
+    /// HTTP tell no reason.
+    fn replacement(&self, buf: &[u8]) -> Option<Replaced> {
+        let bytes = if self.exchange.borrow().is_outside_a_request() {
+            answer::in_place_of_refusal(buf)
+        } else {
+            answer::in_place_of_interim(buf)
+        };
+        bytes.map(|bytes| Replaced {
+            bytes,
+            written: 0,
+            stands_for: buf.len(),
+        })
+    }
+
     fn poll_write_replaced(
-        &mut self,
+        socket: &mut UnixStream,
+        replaced: &mut Replaced,
         cx: &mut Context<'_>,
-        written: usize,
     ) -> Poll<io::Result<usize>> {
-        while let Some((bytes, done)) = &mut self.replaced {
-            let rest = bytes.get(*done..).unwrap_or_default();
+        loop {
+            let rest = replaced.bytes.get(replaced.written..).unwrap_or_default();
             if rest.is_empty() {
-                self.replaced = None;
-                break;
+                return Poll::Ready(Ok(replaced.stands_for));
             }
-            *done += ready!(Pin::new(&mut self.socket).poll_write(cx, rest))?;
+            replaced.written += ready!(Pin::new(&mut *socket).poll_write(cx, rest))?;
         }
-        Poll::Ready(Ok(written))
     }
 }
 
@@ -131,8 +150,10 @@ impl Read for Stream {
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.exchange.borrow_mut().may_read(cx.waker()) {
+        if !this.exchange.borrow().in_head() {
             this.head.stop();
+        }
+        if !this.exchange.borrow_mut().may_read(cx.waker()) {
             return Poll::Pending;
         }
         if this.piece.start == this.piece.end
@@ -143,7 +164,6 @@ impl Read for Stream {
                 ready!(this.head.poll(cx));
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            this.head.stop();
             return Poll::Pending;
         }
         let mut exchange = this.exchange.borrow_mut();
@@ -172,18 +192,15 @@ impl Write for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.replaced.is_none()
-            && this.exchange.borrow().in_head()
-            && let Some(refusal) = answer::in_place_of(buf)
-        {
-            this.replaced = Some((refusal, 0));
+        if this.replaced.is_none() {
+            this.replaced = this.replacement(buf);
         }
-        let result = if this.replaced.is_some() {
-            this.poll_write_replaced(cx, buf.len())
-        } else {
-            Pin::new(&mut this.socket).poll_write(cx, buf)
+        let result = match &mut this.replaced {
+            Some(replaced) => Self::poll_write_replaced(&mut this.socket, replaced, cx),
+            None => Pin::new(&mut this.socket).poll_write(cx, buf),
         };
         if result.is_ready() {
+            this.replaced = None;
             this.write.stop();
             return result;
         }

@@ -72,7 +72,8 @@ impl Opened {
 pub(super) fn open(backend: &Backend) -> Result<Opened, SerialError> {
     match backend {
         Backend::Null => Ok(Opened::output(Sink::Null)),
-        Backend::File(path) => open_file(path),
+        Backend::File(path) => open_file(path, File::options().truncate(true)),
+        Backend::Append(path) => open_file(path, File::options().append(true)),
         Backend::Socket(path) => open_socket(path),
         Backend::Pty => open_pty().map_err(SerialError::Pty),
         Backend::TtyOutput => Ok(Opened {
@@ -91,11 +92,15 @@ pub(super) fn open(backend: &Backend) -> Result<Opened, SerialError> {
     }
 }
 
-fn open_file(path: &Path) -> Result<Opened, SerialError> {
-    let file = File::create(path).map_err(|source| SerialError::Open {
-        path: path.to_owned(),
-        source,
-    })?;
+fn open_file(path: &Path, options: &mut OpenOptions) -> Result<Opened, SerialError> {
+    let file = options
+        .write(true)
+        .create(true)
+        .open(path)
+        .map_err(|source| SerialError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
     Ok(Opened::output(sink_for(file)))
 }
 

@@ -75,6 +75,8 @@ pub enum Backend {
     Pty,
     /// A file, created or emptied.
     File(PathBuf),
+    /// A file, created or added to: what the guest wrote elsewhere stays.
+    Append(PathBuf),
     /// A Unix stream socket that we listen on. One client is served at a time,
     /// the next one waits; without a client, output is dropped and counted.
     Socket(PathBuf),

@@ -18,14 +18,16 @@
 mod error;
 mod holders;
 mod name;
+mod statistics;
 mod sys;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
 pub use error::TapError;
 pub use name::check_name;
+pub use statistics::Statistics;
 
 /// Most queues that one interface is opened with.
 pub const MAX_QUEUES: u16 = 16;
@@ -293,6 +295,30 @@ impl Tap {
             mtu,
             source,
         })
+    }
+
+    /// What passed through the interface.
+    ///
+    /// # Errors
+    /// The interface is gone, or lies in another network namespace.
+    pub fn statistics(&self) -> Result<Statistics, TapError> {
+        statistics::of(&self.name).map_err(|source| self.failed("read the statistics", source))
+    }
+
+    /// Sends `frame` (from its Ethernet header on) into the host's network, as
+    /// if the guest had sent it. Other senders may be at work meanwhile.
+    ///
+    /// # Errors
+    /// The interface is down, or its queue is detached.
+    pub fn send(&self, frame: &[u8]) -> Result<(), TapError> {
+        // No offload: all fields of the header are zero.
+        let header = [0; VNET_HEADER_SIZE as usize];
+        let parts = [io::IoSlice::new(&header), io::IoSlice::new(frame)];
+        let queue = self.queues.first().ok_or(io::ErrorKind::NotFound.into());
+        // A packet is taken whole or not at all.
+        let sent = queue.and_then(|queue| (&queue.file).write_vectored(&parts));
+        sent.map(drop)
+            .map_err(|source| self.failed("send a frame", source))
     }
 
     /// Sets the interface up; one that is up already needs no permission.

@@ -31,6 +31,7 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::GuestRam;
+use crate::dirty::PageSink;
 
 pub use saved::{DeviceStateError, DeviceV1, stateless};
 
@@ -143,6 +144,17 @@ pub struct StopError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// What is written for a device cannot be logged.
+#[derive(Debug, thiserror::Error)]
+#[error("Could not log the memory that device {device} writes")]
+pub struct DirtyLogError {
+    /// The device's id in the machine's config.
+    pub device: String,
+    /// Why.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// A virtio device without its transport.
 pub trait VirtioDevice: Send + fmt::Debug {
     /// The device's id in the machine's config, such as `_net0`.
@@ -191,4 +203,32 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// # Errors
     /// The state does not fit this device, which is as it was.
     fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError>;
+
+    /// Starts to log what is written to guest RAM for this device outside of
+    /// this process. What the device itself writes is in the log of
+    /// [`crate::dirty`], so that most have nothing to do here.
+    ///
+    /// # Errors
+    /// Whoever serves the rings cannot log.
+    fn start_dirty_log(&mut self) -> Result<(), DirtyLogError> {
+        Ok(())
+    }
+
+    /// Takes what was logged since the last time. After [`stop`](Self::stop)
+    /// nothing is added any more.
+    fn sync_dirty_log(&mut self, _sink: &mut PageSink<'_>) {}
+
+    /// Ends the log.
+    fn stop_dirty_log(&mut self) {}
+
+    /// Tells the network, if the device has one, where the guest is now. For a
+    /// guest that has moved, as soon as it runs and again later, since frames
+    /// get lost.
+    fn announce(&mut self) {}
+
+    /// What the device counts, each by its name; names do not change. Found out
+    /// when asked, so that a packet costs nothing. A device need not count.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber, SubscriberId};
@@ -79,6 +80,7 @@ struct Worker {
     memory: Arc<GuestRam>,
     rings: Vec<ServedRing>,
     source: Arc<Mutex<Source>>,
+    given: Arc<AtomicU64>,
     buffers: Buffers,
 }
 
@@ -100,6 +102,7 @@ impl Worker {
                     match self.buffers.gather(chain, BUFFERS_LIMIT) {
                         Ok(()) => {
                             let written = fill(&mut source, memory, &self.buffers);
+                            self.given.fetch_add(written.into(), Ordering::Relaxed);
                             ring.give_back(memory, head, written);
                         }
                         Err(_) => ring.leave(&"a chain of descriptors has no end"),
@@ -170,6 +173,8 @@ impl MutEventSubscriber for Worker {
 pub struct Rng {
     id: String,
     source: Arc<Mutex<Source>>,
+    /// Bytes given to the guest.
+    given: Arc<AtomicU64>,
     device_loop: LoopHandle,
     active: Option<(SubscriberId, Arc<Mutex<Worker>>)>,
 }
@@ -192,6 +197,7 @@ impl Rng {
         Ok(Self {
             id: config.id,
             source: Arc::new(Mutex::new(source)),
+            given: Arc::default(),
             device_loop,
             active: None,
         })
@@ -236,6 +242,7 @@ impl VirtioDevice for Rng {
             memory: activation.memory,
             rings,
             source: Arc::clone(&self.source),
+            given: Arc::clone(&self.given),
             buffers: Buffers::default(),
         }));
         let subscriber = self
@@ -263,6 +270,10 @@ impl VirtioDevice for Rng {
 
     fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError> {
         stateless(saved)
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        vec![("bytes", self.given.load(Ordering::Relaxed))]
     }
 }
 

@@ -23,10 +23,13 @@ use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use super::Topology;
 
 mod leaves;
+mod missing;
 mod topology;
 
 #[cfg(test)]
 mod tests;
+
+pub use missing::{Feature, missing};
 
 use leaves::Leaves;
 

@@ -1,5 +1,6 @@
 //! What a kernel is told at its start: command line, `boot_params`, `hvm_start_info`.
 
+use godwit_devices::GuestRam;
 use linux_loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::pvh::PvhBootConfigurator;
@@ -7,7 +8,7 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::start_info::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
-use vm_memory::{Bytes, GuestMemoryMmap};
+use vm_memory::Bytes;
 
 use super::ram::Ram;
 use super::{BootError, Kernel, Placed};
@@ -18,7 +19,7 @@ const LOADER_UNDEFINED: u8 = 0xff;
 
 /// Checks the command line and writes it with its NUL.
 pub(super) fn write_command_line(
-    memory: &GuestMemoryMmap<()>,
+    memory: &GuestRam,
     cmdline: &str,
     max: usize,
 ) -> Result<(), BootError> {

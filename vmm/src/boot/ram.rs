@@ -3,7 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use godwit_devices::GuestRam;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::KernelDefect;
 use crate::arch::layout::{HIGH_MEMORY_START, HOLE_START, RamRegion};
@@ -11,7 +12,7 @@ use crate::arch::layout::{HIGH_MEMORY_START, HOLE_START, RamRegion};
 /// Guest memory with its regions.
 #[derive(Debug)]
 pub(super) struct Ram<'a> {
-    pub(super) memory: &'a GuestMemoryMmap<()>,
+    pub(super) memory: &'a GuestRam,
     pub(super) regions: Vec<RamRegion>,
     /// Ranges from 1 MiB to the hole, neighbours merged: where kernel and initramfs may lie.
     pub(super) low: Ranges,
@@ -35,7 +36,7 @@ impl fmt::Display for Ranges {
 }
 
 impl<'a> Ram<'a> {
-    pub(super) fn new(memory: &'a GuestMemoryMmap<()>) -> Self {
+    pub(super) fn new(memory: &'a GuestRam) -> Self {
         let regions: Vec<RamRegion> = memory
             .iter()
             .enumerate()

@@ -45,9 +45,9 @@ impl Drop for Scratch {
     }
 }
 
-fn memory(size: u64) -> GuestMemoryMmap<()> {
+fn memory(size: u64) -> GuestRam {
     let size = usize::try_from(size).expect("64-bit host");
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).expect("memory can be mapped")
+    GuestRam::from_ranges(&[(GuestAddress(0), size)]).expect("memory can be mapped")
 }
 
 fn payload(kernel: &Path) -> Payload {
@@ -59,7 +59,7 @@ fn payload(kernel: &Path) -> Payload {
     }
 }
 
-fn read<T: vm_memory::ByteValued>(memory: &GuestMemoryMmap<()>, address: u64) -> T {
+fn read<T: vm_memory::ByteValued>(memory: &GuestRam, address: u64) -> T {
     memory
         .read_obj(GuestAddress(address))
         .expect("the address is in memory")
@@ -76,7 +76,7 @@ fn text(error: &BootError) -> String {
     text
 }
 
-fn fails(memory: &GuestMemoryMmap<()>, payload: &Payload) -> String {
+fn fails(memory: &GuestRam, payload: &Payload) -> String {
     text(&load(memory, payload).expect_err("the payload must be refused"))
 }
 

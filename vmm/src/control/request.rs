@@ -113,7 +113,10 @@ impl Control {
                 Ok(State::Created)
             }
             (Request::Delete, state) => {
-                if let State::Running(machine) | State::Paused(machine) = state {
+                if let State::Running(machine)
+                | State::Paused(machine)
+                | State::Unsettled(machine) = state
+                {
                     self.power_off(machine);
                 }
                 self.definition = None;
@@ -125,7 +128,7 @@ impl Control {
                 reply.send(DONE);
                 Ok(State::Paused(machine))
             }
-            (Request::Resume, State::Paused(machine)) => {
+            (Request::Resume, State::Paused(machine) | State::Unsettled(machine)) => {
                 machine.resume_after_pause();
                 reply.send(DONE);
                 Ok(State::Running(machine))
@@ -149,6 +152,25 @@ impl Control {
             (Request::RemoveDevice(device), state @ (State::Created | State::Shutdown)) => {
                 reply.send(self.remove_device(&device.id));
                 Ok(state)
+            }
+            (Request::SendMigration(request), State::Running(machine)) => {
+                self.send(machine, true, *request, reply)
+            }
+            (Request::SendMigration(request), State::Paused(machine)) => {
+                self.send(machine, false, *request, reply)
+            }
+            (Request::ReceiveMigration(request, fds), state) => {
+                self.receive(state, *request, fds, reply)
+            }
+            (Request::MigrationProgress, state) => {
+                reply.send(self.progress());
+                Ok(state)
+            }
+            (Request::CancelMigration, State::Busy(work)) => {
+                work.cancel();
+                self.cancelled = true;
+                reply.send(DONE);
+                Ok(State::Busy(work))
             }
             (request, state) => {
                 let verb = verb(&request);
@@ -188,7 +210,7 @@ impl Control {
 
     fn shutdown_vmm(&mut self, state: State, reply: Reply) -> State {
         if let State::Busy(work) = &state {
-            work.hurry();
+            work.cancel();
             self.deferred
                 .push_back(Event::Request(Request::ShutdownVmm, reply));
             return state;

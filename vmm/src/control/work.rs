@@ -1,40 +1,43 @@
 //! What takes long, on a thread of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use godwit_api::error::ApiError;
 use godwit_api::handler::Reply;
 use godwit_api::response::Response;
 
+use godwit_migration::cancel::Cancel;
+use godwit_migration::destination::{Arrived, ReceiveError};
+use godwit_migration::source::{Outcome, SendFailure};
+
 use super::answer::failed;
 use super::phase::{Phase, Verb};
+use super::site::Site;
 use super::{Control, Event, RunError, State};
-use crate::builder::{self, BuildError, Start};
-use crate::host::{HostResources, MemorySource, Origin};
+use crate::builder::BuildError;
 use crate::machine::Machine;
-use crate::spec::{CpuSet, MachineSpec};
+use crate::migrate::{Arrival, Departure};
+use crate::spec::MachineSpec;
 
 /// Work under way.
 #[derive(Debug)]
 pub(super) struct Work {
     phase: Phase,
-    hurry: Hurry,
+    /// Ends it early, where that can be.
+    cancel: Option<Cancel>,
 }
-
-/// Asks a worker to give up soon: what waits for it cannot wait.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Hurry(Arc<AtomicBool>);
 
 impl Work {
     pub(super) fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Something waits for the machine.
-    pub(super) fn hurry(&self) {
-        self.hurry.0.store(true, Ordering::Relaxed);
+    /// Something waits for the machine, or a client asks for the end.
+    pub(super) fn cancel(&self) {
+        if let Some(cancel) = &self.cancel {
+            cancel.cancel();
+        }
     }
 }
 
@@ -51,46 +54,27 @@ pub enum Done {
         /// Boot, or reboot.
         verb: Verb,
     },
-}
-
-/// What all builds need.
-#[derive(Clone, Debug)]
-struct Site {
-    events: std::sync::mpsc::Sender<Event>,
-    incarnation: u64,
-    home: CpuSet,
-}
-
-impl Site {
-    fn boot(&self, spec: &Arc<MachineSpec>) -> Result<Box<Machine>, BuildError> {
-        let origin = Origin {
-            memory: MemorySource::New,
-            home: &self.home,
-        };
-        let host = HostResources::open(spec, origin, &self.events)?;
-        self.build(spec, host)
-    }
-
-    fn build(
-        &self,
-        spec: &Arc<MachineSpec>,
-        host: HostResources,
-    ) -> Result<Box<Machine>, BuildError> {
-        let events = self.events.clone();
-        let incarnation = self.incarnation;
-        let report = Arc::new(move |event| {
-            // Without a receiver the machine is being taken apart already.
-            let _ = events.send(Event::Vcpu { incarnation, event });
-        });
-        let machine = builder::build(spec, host, Start::Boot, report)?;
-        machine.resume();
-        Ok(Box::new(machine))
-    }
+    /// A machine left, or did not.
+    Sent {
+        /// What came of it.
+        result: Result<Outcome, SendFailure>,
+        /// The machine, if it is still here.
+        departure: Departure,
+    },
+    /// A machine came, or did not.
+    Received {
+        /// What came of it.
+        result: Result<Arrived, ReceiveError>,
+        /// The machine, if it is here.
+        arrival: Arrival,
+        /// Who asked.
+        reply: Reply,
+    },
 }
 
 impl Control {
     /// A place for the next machine.
-    fn site(&mut self) -> Site {
+    pub(super) fn site(&mut self) -> Site {
         self.incarnation += 1;
         Site {
             events: self.events.clone(),
@@ -100,21 +84,21 @@ impl Control {
     }
 
     /// Runs `work` on a thread; what it answers comes back as an event.
-    fn start(
+    pub(super) fn start(
         &self,
         phase: Phase,
-        work: impl FnOnce(&Hurry) -> Done + Send + 'static,
+        cancel: Option<Cancel>,
+        work: impl FnOnce() -> Done + Send + 'static,
     ) -> Result<State, RunError> {
-        let hurry = Hurry::default();
-        let (events, asked) = (self.events.clone(), hurry.clone());
+        let events = self.events.clone();
         thread::Builder::new()
             .name("worker".to_owned())
             .spawn(move || {
                 // The loop lives as long as there is work.
-                let _ = events.send(Event::Done(work(&asked)));
+                let _ = events.send(Event::Done(Box::new(work())));
             })
             .map_err(RunError::Worker)?;
-        Ok(State::Busy(Work { phase, hurry }))
+        Ok(State::Busy(Work { phase, cancel }))
     }
 
     pub(super) fn start_boot(
@@ -124,7 +108,7 @@ impl Control {
     ) -> Result<State, RunError> {
         let site = self.site();
         let spec = Arc::new(spec);
-        self.start(Phase::Booting, move |_| Done::Booted {
+        self.start(Phase::Booting, None, move || Done::Booted {
             result: site.boot(&spec),
             reply,
             verb: Verb::Boot,
@@ -139,7 +123,7 @@ impl Control {
         // The same as before: what the machine holds of the host is not free now.
         let spec = Arc::clone(&machine.spec);
         let site = self.site();
-        self.start(Phase::Rebooting, move |_| Done::Booted {
+        self.start(Phase::Rebooting, None, move || Done::Booted {
             result: site.build(&spec, machine.dismantle()),
             reply,
             verb: Verb::Reboot,
@@ -156,10 +140,7 @@ impl Control {
                 reply,
                 ..
             } => {
-                let pty = machine.host.serial.as_ref().and_then(|s| s.pty_path());
-                if let Some(definition) = &mut self.definition {
-                    definition.set_serial_place(pty);
-                }
+                self.note_serial_place(&machine);
                 answer(reply, Ok(Response::Done));
                 Ok(State::Running(machine))
             }
@@ -174,6 +155,19 @@ impl Control {
                 }
                 None => Err(error.into()),
             },
+            Done::Sent { result, departure } => Ok(self.sent(result, departure)),
+            Done::Received {
+                result,
+                arrival,
+                reply,
+            } => Ok(self.received(result, arrival, reply)),
+        }
+    }
+
+    pub(super) fn note_serial_place(&mut self, machine: &Machine) {
+        let pty = machine.host.serial.as_ref().and_then(|s| s.pty_path());
+        if let Some(definition) = &mut self.definition {
+            definition.set_serial_place(pty);
         }
     }
 }

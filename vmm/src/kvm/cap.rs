@@ -65,7 +65,7 @@ impl Vm {
             > 0
     }
 
-    fn enable(&self, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {
+    pub(super) fn enable(&self, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {
         let mut cap = kvm_enable_cap {
             cap,
             ..Default::default()

@@ -22,6 +22,8 @@ pub struct Description {
     pub tsc_khz: u32,
     /// Model-specific registers of the state.
     pub msrs: Vec<u32>,
+    /// Whether the guest is to run when it has arrived.
+    pub running: bool,
 }
 
 /// Where a device is.
@@ -57,7 +59,11 @@ impl Description {
     ///
     /// # Errors
     /// The config cannot be written.
-    pub fn of(machine: &Machine, config: &VmConfig) -> Result<Self, DescriptionError> {
+    pub fn of(
+        machine: &Machine,
+        config: &VmConfig,
+        running: bool,
+    ) -> Result<Self, DescriptionError> {
         let functions = machine.functions.iter().map(|function| FunctionPlace {
             id: function.id.clone(),
             slot: function.at.device(),
@@ -69,6 +75,7 @@ impl Description {
             cpuid: machine.processors.cpuid.clone(),
             tsc_khz: machine.processors.tsc_khz,
             msrs: machine.processors.msrs.to_vec(),
+            running,
         })
     }
 

@@ -8,6 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use godwit_devices::pci::PciRootV1;
+use godwit_devices::pci::config::RestoreConfigError;
 use godwit_devices::serial::{SerialStateError, SerialV1};
 use godwit_devices::virtio::pci::VirtioPciV1;
 
@@ -27,6 +29,7 @@ pub struct MachineV1 {
     irqchip: IrqchipV1,
     clock: ClockV1,
     serial: Option<SerialV1>,
+    root: PciRootV1,
     functions: Vec<FunctionV1>,
 }
 
@@ -85,6 +88,9 @@ pub enum RestoreError {
     /// The serial port.
     #[error("Could not restore the serial port")]
     Serial(#[from] SerialStateError),
+    /// The PCI root.
+    #[error("Could not restore the PCI root")]
+    Root(#[from] RestoreConfigError),
     /// A device's transport.
     #[error(transparent)]
     Function(#[from] godwit_devices::virtio::pci::RestoreError),
@@ -210,6 +216,7 @@ impl Machine {
             // Last: the guest's clocks stand still from here.
             clock: self.vm.save_clock()?,
             serial,
+            root: self.root.save(),
             functions,
         })
     }
@@ -237,6 +244,7 @@ impl Machine {
             let function = function.ok_or_else(|| RestoreError::NoSuchDevice(saved.id.clone()))?;
             function.device.restore(&saved.transport)?;
         }
+        self.root.restore(&saved.root)?;
         self.root.refresh();
         if let (Some(port), Some(saved)) = (&self.host.serial, saved.serial) {
             port.device.restore(saved)?;

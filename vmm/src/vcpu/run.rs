@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use kvm_ioctls::VcpuFd;
@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::exit::{self, ExitError, Outcome};
 use super::kick::RunPage;
-use super::{Buses, Command, Report, Stop, VcpuEvent};
+use super::{Buses, Command, Marks, Report, Stop, VcpuEvent};
 use crate::spec::VcpuId;
 
 enum State {
@@ -26,7 +26,7 @@ pub(super) struct VcpuThread {
     buses: Arc<Buses>,
     commands: Receiver<Command>,
     report: Report,
-    entered_ns: Arc<AtomicU64>,
+    marks: Arc<Marks>,
 }
 
 impl VcpuThread {
@@ -36,7 +36,7 @@ impl VcpuThread {
         buses: Arc<Buses>,
         commands: Receiver<Command>,
         report: Report,
-        entered_ns: Arc<AtomicU64>,
+        marks: Arc<Marks>,
     ) -> Self {
         Self {
             vcpu,
@@ -45,7 +45,7 @@ impl VcpuThread {
             buses,
             commands,
             report,
-            entered_ns,
+            marks,
         }
     }
 
@@ -63,7 +63,10 @@ impl VcpuThread {
     fn paused(&mut self) -> State {
         match self.commands.recv() {
             Ok(Command::Run) => {
-                self.entered_ns.store(monotonic_ns(), Ordering::Release);
+                self.marks
+                    .entered_ns
+                    .store(monotonic_ns(), Ordering::Release);
+                self.marks.stopped.store(false, Ordering::Release);
                 State::Running
             }
             Ok(Command::Call(call)) => {
@@ -147,6 +150,7 @@ impl VcpuThread {
     }
 
     fn report(&self, stop: Stop) {
+        self.marks.stopped.store(true, Ordering::Release);
         (self.report)(VcpuEvent {
             vcpu: self.vcpu,
             stop,

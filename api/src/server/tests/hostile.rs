@@ -46,7 +46,8 @@ fn headers_that_are_too_large_or_too_many_are_refused() {
     let large = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "x".repeat(70 << 10));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(65));
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(66_000));
-    for request in [large, many, long] {
+    let empty = "\r\n".repeat(40 << 10);
+    for request in [large, many, long, empty] {
         let mut client = fixture.connect();
         drop(client.try_send(request.as_bytes()));
         assert_refused(&mut client);

@@ -1,5 +1,6 @@
 //! The block device (virtio 1.2, 5.2) over a raw image.
 
+mod counters;
 mod engine;
 mod image;
 mod request;
@@ -26,6 +27,7 @@ use super::{
     VirtioDevice,
 };
 use crate::device_loop::LoopHandle;
+use counters::Counters;
 use engine::Uring;
 use image::{Access, Image};
 use request::ID_LEN;
@@ -126,6 +128,7 @@ pub struct Block {
     /// `None` where io_uring is not permitted, and while a worker has it.
     engine: Option<Uring>,
     writeback: Arc<AtomicBool>,
+    counters: Arc<Counters>,
     active: Option<(SubscriberId, Arc<Mutex<Worker>>)>,
 }
 
@@ -186,6 +189,7 @@ impl Block {
             device_loop,
             engine,
             writeback: Arc::new(AtomicBool::new(true)),
+            counters: Arc::default(),
             active: None,
         })
     }
@@ -308,6 +312,7 @@ impl VirtioDevice for Block {
             rings,
             engine: self.engine.take(),
             writeback,
+            counters: Arc::clone(&self.counters),
         })));
         match self.device_loop.add(Box::new(Arc::clone(&worker))) {
             Ok(subscriber) => {
@@ -352,6 +357,10 @@ impl VirtioDevice for Block {
             }
             other => Err(DeviceStateError::kind(other)),
         }
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.counters.list()
     }
 }
 

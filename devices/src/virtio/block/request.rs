@@ -140,6 +140,12 @@ impl Parser {
         })
     }
 
+    /// Leaves the buffers that the device writes for the last request, status
+    /// byte apart, in `list`.
+    pub(super) fn take_writable(&mut self, list: &mut Vec<Buffer>) {
+        std::mem::swap(&mut self.buffers.writable, list);
+    }
+
     fn operation(
         &mut self,
         memory: &GuestRam,

@@ -8,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::GuestRam;
 use crate::device_loop::DeviceLoop;
+use crate::dirty;
 use crate::virtio::queue::driver::{Descriptor, Driver, INDIRECT, NEXT, NoConfigChange, WRITE};
 
 const RAM: usize = 0x40_0000;
@@ -191,6 +192,77 @@ fn on_both_engines(name: &str, test: impl Fn(Scratch, Engine)) {
     for engine in [Engine::Uring, Engine::SystemCalls] {
         test(Scratch::image(&format!("{name}-{engine:?}")), engine);
     }
+}
+
+#[test]
+fn what_a_disk_writes_to_ram_is_in_the_dirty_log() {
+    on_both_engines("dirty", |image, engine| {
+        let mut rig = Rig::new(config(&image.0), engine);
+        let memory = Arc::clone(&rig.memory);
+        let pages = || {
+            let mut pages = Vec::new();
+            dirty::harvest(&memory, &mut |address, bits| {
+                let bits = (0..64).filter(|bit| bits >> bit & 1 == 1);
+                pages.extend(bits.map(|bit| address.0 + bit * 4096));
+            });
+            pages
+        };
+        dirty::start(&memory);
+        let at = DATA.next_multiple_of(4096);
+        for (kind, len, told) in [
+            // Two pages and a bit; the last bytes of a page; nothing but a status.
+            (IN, 2 * 4096 + 512, vec![at, at + 4096, at + 8192]),
+            (GET_ID, 512, vec![at]),
+            (OUT, 4096, vec![]),
+            (FLUSH, 0, vec![]),
+        ] {
+            rig.header(kind, 0);
+            let flags = if matches!(kind, IN | GET_ID) {
+                WRITE
+            } else {
+                0
+            };
+            let mut chain = vec![(HEADER, 16, 0), (at, len, flags), (STATUS, 1, WRITE)];
+            chain.retain(|(_, len, _)| *len > 0);
+            rig.drivers[0].post(&chain);
+            // What the driver wrote itself.
+            pages();
+            rig.drivers[0].kick();
+            rig.drivers[0].wait();
+            let found = pages();
+            let data: Vec<_> = found.iter().copied().filter(|page| *page >= at).collect();
+            assert_eq!(data, told, "{kind}");
+            assert!(found.contains(&(STATUS & !0xfff)), "{kind}: {found:x?}");
+            assert!(found.contains(&0x1000), "the used ring: {found:x?}");
+        }
+        dirty::stop(&memory);
+    });
+}
+
+#[test]
+fn a_disk_counts_what_it_did() {
+    on_both_engines("counters", |image, engine| {
+        let mut rig = Rig::new(config(&image.0), engine);
+        rig.request(IN, 0, &[(DATA, 4096)]);
+        rig.request(IN, 8, &[(DATA, 512)]);
+        rig.request(OUT, 0, &[(DATA, 1024)]);
+        rig.request(FLUSH, 0, &[]);
+        rig.request(GET_ID, 0, &[(DATA, 20)]);
+        assert_eq!(rig.request(IN, u64::MAX, &[(DATA, 512)]).0, IOERR);
+        assert_eq!(rig.request(99, 0, &[(DATA, 512)]).0, UNSUPP);
+        let counters = rig.block.counters();
+        let count = |name: &str| {
+            let found = counters.iter().find(|(n, _)| *n == name);
+            found.unwrap().1
+        };
+        assert_eq!((count("read_ops"), count("read_bytes")), (2, 4608));
+        assert_eq!((count("write_ops"), count("write_bytes")), (1, 1024));
+        let times = ["min", "avg", "max"].map(|t| count(&format!("read_latency_{t}_us")));
+        assert!(times.is_sorted(), "{times:?}");
+        assert_eq!((count("flush_ops"), count("errors")), (1, 2));
+        rig.block.stop().unwrap();
+        assert_eq!(rig.block.counters(), counters, "a pause keeps them");
+    });
 }
 
 #[test]

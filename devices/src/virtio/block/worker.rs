@@ -14,17 +14,20 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::counters::Counters;
 use super::engine::{DEPTH, Uring};
 use super::image::Image;
 use super::request::{ID_LEN, IoVectors, Operation, Parser, Request, Status};
 use super::transfer::{self, Durability, is_unsupported};
 use crate::GuestRam;
+use crate::dirty;
 use crate::virtio::RingPosition;
-use crate::virtio::queue::{Chain, ServedRing};
+use crate::virtio::queue::{Buffer, Chain, ServedRing};
 
 /// What an event of io_uring carries instead of a ring's number.
 const COMPLETED: u32 = u32::MAX;
@@ -37,7 +40,10 @@ struct Slot {
     status: GuestAddress,
     operation: Operation,
     vectors: IoVectors,
+    /// What the device writes, apart from the status.
+    writable: Vec<Buffer>,
     durability: Durability,
+    taken: Instant,
 }
 
 /// What a worker is made of.
@@ -50,6 +56,7 @@ pub(super) struct Parts {
     pub(super) engine: Option<Uring>,
     /// The driver's choice between write-back and write-through.
     pub(super) writeback: Arc<AtomicBool>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Serves the rings of one disk.
@@ -69,7 +76,9 @@ impl Worker {
             status: GuestAddress(0),
             operation: Operation::Flush,
             vectors: IoVectors::default(),
+            writable: Vec::new(),
             durability: Durability::Flushed,
+            taken: Instant::now(),
         };
         Self {
             parts,
@@ -140,8 +149,10 @@ impl Worker {
                 return;
             }
         };
+        self.parser.take_writable(&mut slot.writable);
         slot.ring = index;
         slot.head = head;
+        slot.taken = Instant::now();
         slot.status = status;
         slot.durability = if self.parts.writeback.load(Ordering::Acquire) {
             Durability::Flushed
@@ -151,12 +162,14 @@ impl Worker {
         slot.operation = match operation {
             Ok(operation) => operation,
             Err(refused) => {
+                self.parts.counters.failed();
                 self.answer(index, head, status, refused, 0);
                 return;
             }
         };
         if matches!(operation, Ok(Operation::GetId)) {
             let (outcome, written) = self.tell_identity(at);
+            self.mark_written(at);
             self.answer(index, head, status, outcome, written);
             return;
         }
@@ -195,6 +208,19 @@ impl Worker {
         (Status::Ok, u32::try_from(ID_LEN).unwrap_or(0))
     }
 
+    /// Tells the dirty log what the kernel, or we past vm-memory, wrote for a
+    /// request; also when it failed half way.
+    fn mark_written(&self, at: u16) {
+        let Some(slot) = self.slots.get(usize::from(at)) else {
+            return;
+        };
+        if matches!(slot.operation, Operation::Read { .. } | Operation::GetId) {
+            for buffer in &slot.writable {
+                dirty::mark(&self.parts.memory, buffer.address, buffer.len as usize);
+            }
+        }
+    }
+
     /// Does what is left of a request by system calls that wait, and answers it.
     fn carry_out(&mut self, at: u16, done: usize) {
         let Some(slot) = self.slots.get(usize::from(at)) else {
@@ -207,6 +233,7 @@ impl Worker {
             done,
             slot.durability,
         );
+        self.mark_written(at);
         let outcome = match result {
             Ok(()) => Status::Ok,
             Err(error) => {
@@ -221,7 +248,18 @@ impl Worker {
             _ => 0,
         };
         let (ring, head, status) = (slot.ring, slot.head, slot.status);
+        self.count(at, outcome);
         self.answer(ring, head, status, outcome, written);
+    }
+
+    fn count(&self, at: u16, outcome: Status) {
+        match (self.slots.get(usize::from(at)), outcome) {
+            (Some(slot), Status::Ok) => {
+                let (bytes, took) = (slot.vectors.len(), slot.taken.elapsed());
+                self.parts.counters.done(slot.operation, bytes, took);
+            }
+            _ => self.parts.counters.failed(),
+        }
     }
 
     fn answer(
@@ -248,6 +286,7 @@ impl Worker {
             return;
         };
         self.free.push(at);
+        self.mark_written(at);
         let transferred = match slot.operation {
             Operation::Read { .. } | Operation::Write { .. } => slot.vectors.len(),
             _ => 0,
@@ -259,6 +298,7 @@ impl Worker {
                     _ => 0,
                 };
                 let (ring, head, status) = (slot.ring, slot.head, slot.status);
+                self.count(at, Status::Ok);
                 self.answer(ring, head, status, Status::Ok, written);
             }
             // A short transfer: the system call says why, or does the rest.
@@ -276,6 +316,7 @@ impl Worker {
                     let error = io::Error::from_raw_os_error(-result);
                     tracing::warn!("A disk request failed: {:?}: {error}", slot.operation);
                     let (ring, head, status) = (slot.ring, slot.head, slot.status);
+                    self.count(at, Status::IoErr);
                     self.answer(ring, head, status, Status::IoErr, 0);
                 }
             }

@@ -18,6 +18,7 @@
 mod config;
 mod control;
 mod features;
+mod rarp;
 mod serve;
 #[cfg(any(test, feature = "test-utils"))]
 mod testing;
@@ -34,12 +35,13 @@ use virtio_bindings::virtio_net::{
 
 use crate::GuestRam;
 use crate::device_loop::{LoopError, LoopHandle};
+use crate::dirty::PageSink;
 use crate::tap::{Tap, TapError, TapSource};
 use crate::virtio::vhost::workers::{self, Search, WorkerError};
-use crate::virtio::vhost::{KernelNet, RingBackend, Rings, VhostError};
+use crate::virtio::vhost::{KernelNet, RingBackend, Rings, SharedLog, VhostError};
 use crate::virtio::{
-    ActivateError, Activation, ConfigChange, DeviceStateError, DeviceV1, Kind, Ring, RingPosition,
-    StopError, VirtioDevice,
+    ActivateError, Activation, ConfigChange, DeviceStateError, DeviceV1, DirtyLogError, Kind, Ring,
+    RingPosition, StopError, VirtioDevice,
 };
 
 use control::Control;
@@ -132,6 +134,8 @@ pub struct Net<B: RingBackend = KernelNet> {
     control: Arc<Mutex<Control>>,
     device_loop: LoopHandle,
     workers: Vec<Pid>,
+    /// What vhost wrote, while a migration wants to know.
+    log: Option<Arc<SharedLog>>,
     active: Option<Active>,
 }
 
@@ -238,6 +242,7 @@ impl<B: RingBackend> Net<B> {
             ))),
             device_loop,
             workers,
+            log: None,
             active: None,
         })
     }
@@ -253,22 +258,6 @@ impl<B: RingBackend> Net<B> {
     #[must_use]
     pub fn tap_name(&self) -> String {
         self.control().tap().name().to_owned()
-    }
-
-    /// Asks the driver to announce itself to the network (virtio 1.2,
-    /// 5.1.6.5.4), as is due when the guest has moved. Answers whether the
-    /// driver negotiated that; else somebody has to announce it from outside.
-    pub fn announce(&mut self) -> bool {
-        let Some(active) = &self.active else {
-            return false;
-        };
-        let features = bit(VIRTIO_NET_F_GUEST_ANNOUNCE) | bit(VIRTIO_NET_F_CTRL_VQ);
-        if active.features & features != features {
-            return false;
-        }
-        self.control().set_announce();
-        active.config_change.notify();
-        true
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -340,6 +329,19 @@ impl<B: RingBackend> Net<B> {
             config_change: activation.config_change,
             places,
         });
+        Ok(())
+    }
+
+    /// One log for all pairs: vhost sets its bits atomically.
+    fn start_log(&mut self) -> Result<(), VhostError> {
+        let Some(pair) = self.pairs.first() else {
+            return Ok(());
+        };
+        let log = Arc::new(SharedLog::new(pair.memory()).map_err(VhostError::LogMemory)?);
+        for pair in &mut self.pairs {
+            pair.start_log(&log)?;
+        }
+        self.log = Some(log);
         Ok(())
     }
 
@@ -445,6 +447,69 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
             }
             other => Err(DeviceStateError::kind(other)),
         }
+    }
+
+    fn start_dirty_log(&mut self) -> Result<(), DirtyLogError> {
+        self.start_log().map_err(|error| {
+            self.stop_dirty_log();
+            DirtyLogError {
+                device: self.id.clone(),
+                source: error.into(),
+            }
+        })
+    }
+
+    fn sync_dirty_log(&mut self, sink: &mut PageSink<'_>) {
+        if let (Some(log), Some(pair)) = (&self.log, self.pairs.first()) {
+            log.harvest(pair.memory(), sink);
+        }
+    }
+
+    /// As the guest sees it: received is what the tap sent.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let statistics = self.control().tap().statistics();
+        let Ok(tap) = statistics.inspect_err(|error| tracing::debug!("{}: {error}", self.id))
+        else {
+            return Vec::new();
+        };
+        vec![
+            ("rx_packets", tap.tx_packets),
+            ("rx_bytes", tap.tx_bytes),
+            ("rx_dropped", tap.tx_dropped),
+            ("tx_packets", tap.rx_packets),
+            ("tx_bytes", tap.rx_bytes),
+            ("tx_dropped", tap.rx_dropped),
+        ]
+    }
+
+    /// Twice: a frame from outside, at once and whatever the driver is, and the
+    /// driver's own announcement (virtio 1.2, 5.1.6.5.4), which knows the
+    /// guest's addresses and VLANs. Before the driver is there, and where the
+    /// device is stopped, nothing is sent.
+    fn announce(&mut self) {
+        let Some(active) = &self.active else {
+            return;
+        };
+        let mut control = self.control();
+        let frame = rarp::frame(control.state().mac);
+        if let Err(error) = control.tap().send(&frame) {
+            tracing::warn!("{}: could not announce the guest: {error}", self.id);
+        }
+        let features = bit(VIRTIO_NET_F_GUEST_ANNOUNCE) | bit(VIRTIO_NET_F_CTRL_VQ);
+        if active.features & features == features {
+            control.set_announce();
+            drop(control);
+            active.config_change.notify();
+        }
+    }
+
+    fn stop_dirty_log(&mut self) {
+        for pair in &mut self.pairs {
+            if let Err(error) = pair.stop_log() {
+                tracing::warn!("{}: {error}", self.id);
+            }
+        }
+        self.log = None;
     }
 }
 

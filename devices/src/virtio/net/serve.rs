@@ -236,7 +236,7 @@ impl ControlQueue {
 /// were written.
 fn answer(chain: DescriptorChain<&GuestRam>, memory: &GuestRam, control: &Mutex<Control>) -> u32 {
     // First the status byte's place: a command that cannot be answered is not run.
-    let Ok(mut status) = chain.clone().writer::<()>(memory) else {
+    let Ok(mut status) = chain.clone().writer(memory) else {
         return 0;
     };
     if status.available_bytes() == 0 {
@@ -262,7 +262,7 @@ fn run(
     control: &Mutex<Control>,
 ) -> Result<(), CommandError> {
     let mut reader = chain
-        .reader::<()>(memory)
+        .reader(memory)
         .map_err(|error| CommandError::Truncated(io::Error::other(error)))?;
     let command = Command::parse(&mut reader)?;
     lock(control).execute(command)

@@ -67,6 +67,23 @@ fn it_does_what_every_device_does() {
 }
 
 #[test]
+fn random_bytes_are_in_the_dirty_log() {
+    let mut rig = Rig::new(Path::new("/dev/urandom"));
+    let harvest = || {
+        let mut all = 0;
+        crate::dirty::harvest(&rig.memory, &mut |_, bits| all |= bits);
+        all
+    };
+    crate::dirty::start(&rig.memory);
+    rig.driver.post(&[(0x8ff8, 16, WRITE)]);
+    harvest();
+    rig.driver.kick();
+    rig.driver.wait();
+    assert_eq!(harvest() & 0xff00, 0x300);
+    assert_eq!(rig.rng.counters(), [("bytes", 16)]);
+}
+
+#[test]
 fn a_request_is_filled() {
     let mut rig = Rig::new(Path::new("/dev/urandom"));
     let head = rig

@@ -54,6 +54,12 @@ pub enum VhostError {
         #[source]
         source: vm_memory::GuestMemoryError,
     },
+    /// The back end has no dirty log.
+    #[error("The vhost back end cannot log what it writes (VHOST_F_LOG_ALL)")]
+    NoLog,
+    /// No memory for the dirty log.
+    #[error("Could not make the memory for a vhost dirty log")]
+    LogMemory(#[source] io::Error),
     /// An eventfd could not be made or signalled.
     #[error("Could not {attempt} an eventfd of ring {ring}")]
     EventFd {

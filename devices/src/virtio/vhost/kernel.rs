@@ -6,12 +6,13 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use vhost::VhostBackend;
 use vhost::net::VhostNet;
 use vhost::vhost_kern::VhostKernBackend;
 use vhost::vhost_kern::net::Net;
 use vm_memory::GuestAddress;
 
-use super::{RingBackend, VhostError};
+use super::{RingBackend, SharedLog, VhostError};
 use crate::GuestRam;
 
 /// An open `/dev/vhost-net` with the tap queue that it moves packets to: ring 0
@@ -88,5 +89,10 @@ impl RingBackend for KernelNet {
 
     fn disable(&self, ring: usize) -> vhost::Result<()> {
         self.device.set_backend(ring, None)
+    }
+
+    /// The kernel writes through our mapping.
+    fn set_log(&self, log: &SharedLog) -> vhost::Result<()> {
+        self.set_log_base(log.address(), None)
     }
 }

@@ -19,11 +19,13 @@
 
 mod error;
 mod kernel;
+mod log;
 mod rings;
 pub mod workers;
 
 pub use error::VhostError;
 pub use kernel::KernelNet;
+pub use log::SharedLog;
 #[cfg(test)]
 pub(crate) use rings::tests as rings_tests;
 pub use rings::{RingBackend, Rings};

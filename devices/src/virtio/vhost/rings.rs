@@ -9,9 +9,15 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::VhostError;
+use super::{SharedLog, VhostError};
 use crate::GuestRam;
+use crate::dirty::DirtyMap;
 use crate::virtio::{Ring, RingPosition};
+
+/// The back end logs what it writes (`VHOST_F_LOG_ALL`).
+const LOG_ALL: u64 = 1 << 26;
+/// Bit of the flags of a ring's addresses: its used ring is logged.
+const VHOST_VRING_F_LOG: u32 = 0;
 
 /// What differs between one vhost back end and another.
 pub trait RingBackend: VhostBackend + fmt::Debug {
@@ -33,23 +39,36 @@ pub trait RingBackend: VhostBackend + fmt::Debug {
     /// # Errors
     /// The back end's answer.
     fn disable(&self, ring: usize) -> vhost::Result<()>;
+
+    /// Tells the back end where to log what it writes, which it does while
+    /// `VHOST_F_LOG_ALL` is among its features.
+    ///
+    /// # Errors
+    /// The back end's answer.
+    fn set_log(&self, log: &SharedLog) -> vhost::Result<()>;
 }
 
 /// The rings of one vhost back end.
 ///
-/// The acknowledged features are set at every start. `VHOST_F_LOG_ALL` may be
-/// added to them and taken away while rings are served (vhost re-reads them for
-/// each ring under its lock), so the dirty log of a migration needs no restart.
+/// The acknowledged features are set at every start. `VHOST_F_LOG_ALL` is added
+/// to them and taken away while rings are served (vhost re-reads them for each
+/// ring under its lock), so the dirty log of a migration needs no restart.
 pub struct Rings<B: RingBackend> {
     backend: B,
     memory: Arc<GuestRam>,
+    /// What it offers.
     features: u64,
+    /// What driver and back end agreed on, while rings are served.
+    agreed: u64,
     serving: Vec<Serving>,
+    log: Option<Arc<SharedLog>>,
 }
 
 struct Serving {
     ring: usize,
     used: GuestAddress,
+    /// As the back end has them.
+    addresses: VringConfigData,
     error: EventFd,
 }
 
@@ -78,7 +97,9 @@ impl<B: RingBackend> Rings<B> {
             backend,
             memory,
             features,
+            agreed: 0,
             serving: Vec::new(),
+            log: None,
         };
         rings.set_memory()?;
         Ok(rings)
@@ -96,9 +117,8 @@ impl<B: RingBackend> Rings<B> {
     /// # Errors
     /// A request was refused; then no ring is served.
     pub fn start(&mut self, features: u64, rings: &[(usize, &Ring)]) -> Result<(), VhostError> {
-        self.backend
-            .set_features(features)
-            .map_err(request("take the features"))?;
+        self.agreed = features;
+        self.set_features()?;
         self.set_memory()?;
         let started = rings.iter().try_for_each(|(index, ring)| {
             let serving = self.start_ring(*index, ring)?;
@@ -151,6 +171,82 @@ impl<B: RingBackend> Rings<B> {
         self.serving.iter().map(|s| (s.ring, &s.error))
     }
 
+    /// Logs into `log` from now on what the back end writes, also in rings that
+    /// are served already: it re-reads features and addresses under the lock of
+    /// each ring.
+    ///
+    /// # Errors
+    /// The back end cannot, or a request was refused; it does not log then.
+    pub fn start_log(&mut self, log: &Arc<SharedLog>) -> Result<(), VhostError> {
+        if self.features & LOG_ALL == 0 {
+            return Err(VhostError::NoLog);
+        }
+        self.backend
+            .set_log(log)
+            .map_err(request("take the dirty log"))?;
+        self.log = Some(Arc::clone(log));
+        let started = self.apply_log();
+        if started.is_err()
+            && let Err(error) = self.stop_log()
+        {
+            tracing::warn!("Could not take a dirty log back from vhost: {error}");
+        }
+        started
+    }
+
+    /// Ends the log.
+    ///
+    /// # Errors
+    /// A request was refused: the back end may still write to the log, which is
+    /// kept for that.
+    pub fn stop_log(&mut self) -> Result<(), VhostError> {
+        let Some(log) = self.log.take() else {
+            return Ok(());
+        };
+        let stopped = self.apply_log();
+        if stopped.is_err() {
+            self.log = Some(log);
+        }
+        stopped
+    }
+
+    /// The guest's RAM.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GuestRam> {
+        &self.memory
+    }
+
+    /// Brings features and rings in line with whether there is a log. Without
+    /// rings there is nothing to log, and `start` does it.
+    fn apply_log(&self) -> Result<(), VhostError> {
+        if self.serving.is_empty() {
+            return Ok(());
+        }
+        self.set_features()?;
+        self.serving
+            .iter()
+            .try_for_each(|s| self.set_addresses(s.ring, s.addresses))
+    }
+
+    fn set_features(&self) -> Result<(), VhostError> {
+        let log = if self.log.is_some() { LOG_ALL } else { 0 };
+        self.backend
+            .set_features(self.agreed & !LOG_ALL | log)
+            .map_err(request("take the features"))
+    }
+
+    /// The used ring is logged by its guest address, apart from what its
+    /// descriptors lead to.
+    fn set_addresses(&self, ring: usize, mut addresses: VringConfigData) -> Result<(), VhostError> {
+        if self.log.is_none() {
+            addresses.flags = 0;
+            addresses.log_addr = None;
+        }
+        self.backend
+            .set_vring_addr(ring, &addresses)
+            .map_err(on_ring(ring, "set the addresses"))
+    }
+
     fn set_memory(&self) -> Result<(), VhostError> {
         let regions: Vec<_> = self.memory.iter().map(memory_region).collect();
         self.backend
@@ -173,18 +269,16 @@ impl<B: RingBackend> Rings<B> {
         backend
             .set_vring_base(index, ring.start.next_avail)
             .map_err(on("set the position"))?;
-        let config = VringConfigData {
+        let addresses = VringConfigData {
             queue_max_size: ring.size,
             queue_size: ring.size,
-            flags: 0,
+            flags: 1 << VHOST_VRING_F_LOG,
             desc_table_addr: desc,
             used_ring_addr: used,
             avail_ring_addr: avail,
-            log_addr: None,
+            log_addr: Some(ring.used.raw_value()),
         };
-        backend
-            .set_vring_addr(index, &config)
-            .map_err(on("set the addresses"))?;
+        self.set_addresses(index, addresses)?;
         let error =
             EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|source| VhostError::EventFd {
                 ring: index,
@@ -204,6 +298,7 @@ impl<B: RingBackend> Rings<B> {
         Ok(Serving {
             ring: index,
             used: ring.used,
+            addresses,
             error,
         })
     }
@@ -249,7 +344,7 @@ impl<B: RingBackend> Rings<B> {
     }
 }
 
-fn memory_region(region: &vm_memory::GuestRegionMmap<()>) -> VhostUserMemoryRegionInfo {
+fn memory_region(region: &vm_memory::GuestRegionMmap<DirtyMap>) -> VhostUserMemoryRegionInfo {
     let file = region.file_offset();
     VhostUserMemoryRegionInfo {
         guest_phys_addr: region.start_addr().raw_value(),

@@ -12,6 +12,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 mod measure;
+mod migrate;
 mod peer;
 mod pool;
 mod prefault;
@@ -19,6 +20,7 @@ mod sample;
 mod start;
 
 pub use measure::MeasureError;
+pub use migrate::{BenchMigrateError, MigrateOptions};
 pub use peer::Peer;
 pub use pool::{HugePagePool, PoolError};
 pub use sample::Summary;
@@ -29,16 +31,31 @@ pub use start::{BenchStartError, StartOptions};
 pub enum Bench {
     /// Process start to the guest's first byte, memory beyond the guest's, threads, binary size
     Start(StartOptions),
+    /// Time, gap and cost of moving a running guest to another process
+    Migrate(MigrateOptions),
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// Of the start.
+    #[error(transparent)]
+    Start(#[from] BenchStartError),
+    /// Of the migration.
+    #[error(transparent)]
+    Migrate(#[from] BenchMigrateError),
 }
 
 /// Runs a benchmark.
 ///
 /// # Errors
 /// When a peer cannot be run or measured: the error names it.
-pub fn run(bench: &Bench) -> Result<(), BenchStartError> {
+pub fn run(bench: &Bench) -> Result<(), BenchError> {
     match bench {
-        Bench::Start(options) => start::run(options),
+        Bench::Start(options) => start::run(options)?,
+        Bench::Migrate(options) => migrate::run(options)?,
     }
+    Ok(())
 }
 
 /// The checkout this tool was built from.
@@ -53,9 +70,14 @@ fn checkout() -> PathBuf {
 
 /// Writes a result with all its samples beside the others.
 fn save(name: &str, result: &impl Serialize) -> io::Result<PathBuf> {
+    save_text(name, &serde_json::to_string_pretty(result)?)
+}
+
+/// Writes a file beside the results.
+fn save_text(name: &str, text: &str) -> io::Result<PathBuf> {
     let folder = checkout().join("target/lab/bench");
     fs::create_dir_all(&folder)?;
     let path = folder.join(name);
-    fs::write(&path, serde_json::to_vec_pretty(result)?)?;
+    fs::write(&path, text)?;
     Ok(path)
 }

@@ -19,7 +19,7 @@ pub enum PoolError {
     },
     /// The kernel found fewer pages.
     #[error(
-        "{free} of {wanted} huge pages of 2 MiB are free: memory is too scattered or too small, ask for less with --prefault-mib"
+        "{free} of {wanted} huge pages of 2 MiB are free: memory is too scattered or too small"
     )]
     TooFew {
         /// Free pages.

@@ -67,7 +67,7 @@ pub enum BenchStartError {
         source: MeasureError,
     },
     /// Huge pages could not be had.
-    #[error("no huge pages to prefault; --prefault-mib 0 leaves this part out")]
+    #[error("no huge pages to prefault; ask for less with --prefault-mib, or for none with 0")]
     Pool(#[from] PoolError),
     /// A file could not be used, or a program not be run.
     #[error("cannot {attempt}")]
@@ -120,7 +120,7 @@ pub fn run(options: &StartOptions) -> Result<(), BenchStartError> {
     let godwit = if options.peers_only {
         None
     } else {
-        Some(godwit_binary(options)?)
+        Some(godwit_binary(options.godwit.as_deref())?)
     };
     let peers = peers(options, godwit.as_ref())?;
     let scratch = Scratch(std::env::temp_dir().join(format!("godwit-bench-{}", id())));
@@ -159,9 +159,9 @@ pub fn run(options: &StartOptions) -> Result<(), BenchStartError> {
 }
 
 /// Asks cargo where the binary is: the target directory may be anywhere.
-fn godwit_binary(options: &StartOptions) -> Result<PathBuf, BenchStartError> {
-    if let Some(path) = &options.godwit {
-        return Ok(path.clone());
+pub(super) fn godwit_binary(given: Option<&Path>) -> Result<PathBuf, BenchStartError> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
     }
     eprintln!("building godwit (release) ...");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -204,7 +204,7 @@ fn peers(options: &StartOptions, godwit: Option<&PathBuf>) -> Result<Vec<Peer>, 
 }
 
 /// A name's file in PATH, or the path itself.
-fn installed(program: &Path) -> Option<PathBuf> {
+pub(super) fn installed(program: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(PathBuf::new()).chain(std::env::split_paths(&path));
     folders

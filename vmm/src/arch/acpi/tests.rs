@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use acpi_tables::aml::{Device, EISAName, Name, Path};
-use vm_memory::GuestMemoryMmap;
+use godwit_devices::GuestRam;
 
 use super::*;
 use crate::arch::layout::GIB;
@@ -193,8 +193,8 @@ fn node_numbers_are_bounded() {
 
 #[test]
 fn memory_that_ends_below_the_tables_is_an_error() {
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 64 << 10)])
-        .expect("memory can be mapped");
+    let memory =
+        GuestRam::from_ranges(&[(GuestAddress(0), 64 << 10)]).expect("memory can be mapped");
     let spec = AcpiSpec {
         topology: Topology::flat(1),
         regions: &regions(),

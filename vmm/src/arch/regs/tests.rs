@@ -1,6 +1,7 @@
 //! Boot registers against the two boot protocols.
 
-use vm_memory::{Bytes, GuestMemoryMmap};
+use godwit_devices::GuestRam;
+use vm_memory::Bytes;
 
 use super::*;
 
@@ -13,11 +14,11 @@ const PVH: Entry = Entry::Pvh {
     start_info: layout::PVH_START_INFO,
 };
 
-fn memory() -> GuestMemoryMmap<()> {
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory can be mapped")
+fn memory() -> GuestRam {
+    GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory can be mapped")
 }
 
-fn word(memory: &GuestMemoryMmap<()>, address: u64) -> u64 {
+fn word(memory: &GuestRam, address: u64) -> u64 {
     memory
         .read_obj(GuestAddress(address))
         .expect("the address is in memory")
@@ -65,7 +66,7 @@ fn descriptors_match_the_segments() {
 }
 
 /// Walks the page tables as the processor does.
-fn translate(memory: &GuestMemoryMmap<()>, address: u64) -> Option<u64> {
+fn translate(memory: &GuestRam, address: u64) -> Option<u64> {
     let mut table = layout::PAGE_TABLES.0;
     for shift in [39, 30, 21] {
         let entry = word(memory, table + (address >> shift & 0x1ff) * 8);
@@ -93,8 +94,7 @@ fn page_tables_map_the_first_four_gib_onto_themselves() {
 #[test]
 fn tables_end_before_the_command_line() {
     const { assert!(layout::PAGE_TABLES.0 + 6 * TABLE_SIZE <= layout::COMMAND_LINE.0) };
-    let tiny = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x8000)])
-        .expect("memory can be mapped");
+    let tiny = GuestRam::from_ranges(&[(GuestAddress(0), 0x8000)]).expect("memory can be mapped");
     let error = write_tables(&tiny, &LINUX).expect_err("memory is too small");
     assert_eq!(error.address, 0x9000);
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::kernel::Wire;
 use super::*;
 
 const VERSION_1: u64 = 1 << 32;
@@ -255,14 +256,54 @@ fn a_pause_keeps_what_a_reset_forgets() {
 }
 
 #[test]
-fn an_announcement_reaches_the_driver_that_can_do_it() {
+fn a_guest_is_announced_from_outside_and_by_a_driver_that_can() {
     let mut machine = Machine::new(1);
-    assert!(!machine.net.announce(), "no driver");
+    let mut wire = Wire::of(&machine.net.tap_name(), [0x80, 0x35]);
+    let moved = DeviceV1::Net(NetV1 {
+        mac: [2, 0, 0, 0, 0, 9],
+        ..machine.net.control().state()
+    });
+    machine.net.restore(&moved).unwrap();
+    machine.net.announce();
     machine.activate(CTRL_VQ, rings([0, 1]));
-    assert!(!machine.net.announce(), "not negotiated");
     machine.net.stop().unwrap();
-    machine.activate(CTRL_VQ | ANNOUNCE, rings([0, 1]));
-    assert!(machine.net.announce());
+    machine.net.announce();
+    assert_eq!(wire.heard(), None, "not before it runs, nor after");
+
+    let mut rings = rings([0, 1]);
+    rings[1].start.next_avail = 1;
+    machine.net.restore(&moved).unwrap();
+    machine.activate(CTRL_VQ, rings);
+    let sent = |net: &Net<Fake>| {
+        let counters = net.counters();
+        assert_eq!(counters.len(), 6);
+        (counters[3], counters[4])
+    };
+    let before = sent(&machine.net);
+    assert_eq!((before.0.0, before.1.0), ("tx_packets", "tx_bytes"));
+    machine.net.announce();
+    let after = sent(&machine.net);
+    assert_eq!((after.0.1 - before.0.1, after.1.1 - before.1.1), (1, 60));
+    wire.receive();
+    for _ in 0..2 {
+        machine.net.announce();
+        let frame = wire.receive();
+        assert_eq!(
+            frame[..14],
+            [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9, 0x80, 0x35]].concat()
+        );
+        assert_eq!(frame.len(), 60);
+    }
+    assert_eq!(
+        machine.notified.0.load(Ordering::SeqCst),
+        0,
+        "not negotiated"
+    );
+    machine.net.stop().unwrap();
+
+    machine.activate(CTRL_VQ | ANNOUNCE, self::rings([0, 1]));
+    machine.net.announce();
+    assert_eq!(wire.receive()[6..12], MAC);
     assert_eq!(machine.notified.0.load(Ordering::SeqCst), 1);
     let mut status = [0];
     machine.net.read_config(6, &mut status);
@@ -365,4 +406,54 @@ fn it_does_what_every_device_does() {
             Box::new(net.unwrap())
         });
     }
+}
+
+#[test]
+fn all_pairs_share_one_dirty_log() {
+    let mut machine = Machine::new(2);
+    machine.activate(MQ | CTRL_VQ, rings(0..4));
+    let harvest = |net: &mut Net<Fake>| {
+        let mut found = Vec::new();
+        net.sync_dirty_log(&mut |address, bits| found.push((address.0, bits)));
+        found
+    };
+    for _ in 0..2 {
+        assert!(harvest(&mut machine.net).is_empty());
+        machine.fakes.iter().for_each(|fake| drop(fake.taken()));
+        machine.net.start_dirty_log().unwrap();
+        for fake in &machine.fakes {
+            let calls = fake.taken();
+            assert!(
+                calls.contains(&"set_features 0x104000000".to_owned()),
+                "{calls:?}"
+            );
+        }
+        let log = machine.net.log.clone().unwrap();
+        log.set(3);
+        log.set(0xff);
+        let found = harvest(&mut machine.net);
+        assert_eq!(found, [(0, 1 << 3), (0xc_0000, 1 << 63)]);
+        log.set(4);
+        machine.net.stop().unwrap();
+        let found = harvest(&mut machine.net);
+        assert_eq!(found, [(0, 1 << 4)], "the last harvest is after the stop");
+        machine.activate(MQ | CTRL_VQ, rings(0..4));
+        machine.net.stop_dirty_log();
+        for fake in &machine.fakes {
+            let calls = fake.taken();
+            assert!(
+                calls.contains(&"set_features 0x100000000".to_owned()),
+                "{calls:?}"
+            );
+        }
+    }
+    *machine.fakes[1].fail.lock().unwrap() = Some("set_log");
+    let error = machine.net.start_dirty_log().unwrap_err();
+    assert!(error.to_string().contains("_net0"), "{error}");
+    assert!(machine.net.log.is_none());
+    let calls = machine.fakes[0].taken();
+    assert!(
+        calls.contains(&"set_features 0x100000000".to_owned()),
+        "{calls:?}"
+    );
 }

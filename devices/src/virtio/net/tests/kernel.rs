@@ -19,17 +19,22 @@ const HEADER: usize = 12;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A raw socket on the tap: the network on the other side.
-struct Wire(fs::File);
+pub(super) struct Wire(fs::File);
 
 impl Wire {
     fn new(interface: &str) -> Self {
+        Self::of(interface, ETHER_TYPE)
+    }
+
+    /// Hears frames of one EtherType only.
+    pub(super) fn of(interface: &str, ether_type: [u8; 2]) -> Self {
         let index = nix::net::if_::if_nametoindex(interface).unwrap();
         // SAFETY: no memory is passed.
         let fd = unsafe {
             libc::socket(
                 libc::AF_PACKET,
                 libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-                i32::from(u16::from_ne_bytes(ETHER_TYPE)),
+                i32::from(u16::from_ne_bytes(ether_type)),
             )
         };
         assert!(fd >= 0, "{}", io::Error::last_os_error());
@@ -37,7 +42,7 @@ impl Wire {
         let socket = fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         let address = libc::sockaddr_ll {
             sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
-            sll_protocol: u16::from_ne_bytes(ETHER_TYPE),
+            sll_protocol: u16::from_ne_bytes(ether_type),
             sll_ifindex: i32::try_from(index).unwrap(),
             sll_hatype: 0,
             sll_pkttype: 0,
@@ -55,11 +60,16 @@ impl Wire {
         self.0.write_all(&frame(number)).unwrap();
     }
 
-    fn receive(&mut self) -> Vec<u8> {
+    /// A frame that is there already.
+    pub(super) fn heard(&mut self) -> Option<Vec<u8>> {
         let mut bytes = vec![0; 2048];
-        let length = wait("a frame on the tap", || self.0.read(&mut bytes).ok());
+        let length = self.0.read(&mut bytes).ok()?;
         bytes.truncate(length);
-        bytes
+        Some(bytes)
+    }
+
+    pub(super) fn receive(&mut self) -> Vec<u8> {
+        wait("a frame on the tap", || self.heard())
     }
 }
 
@@ -228,6 +238,36 @@ fn the_kernels_vhost_net_moves_packets_or_is_named() {
     }
     wait("the interrupt", || call.read().ok());
 
+    // The dirty log, twice, under a running device: the received packet's
+    // buffer and both used rings.
+    for round in 0..2u8 {
+        net.start_dirty_log().unwrap();
+        let number = 10 + round;
+        tx.offer(&packet(number));
+        ring_kicks[1].write(1).unwrap();
+        assert_eq!(wire.receive(), frame(number));
+        wait("the used index", || {
+            (tx.used() == 6 + u16::from(round)).then_some(())
+        });
+        wire.send(number + 100);
+        receive(&mut rx, number + 100);
+        let mut dirty = Vec::new();
+        net.sync_dirty_log(&mut |address, bits| {
+            let bits = (0..64).filter(|bit| bits >> bit & 1 == 1);
+            dirty.extend(bits.map(|bit| address.0 + bit * 4096));
+        });
+        let buffers = rx.buffers..rx.buffers + 0x800 * u64::from(QUEUE);
+        assert!(
+            dirty.iter().any(|page| buffers.contains(page)),
+            "{dirty:x?}"
+        );
+        for used in [0x2000, 0x3000] {
+            assert!(dirty.contains(&used), "{used:#x} is not in {dirty:x?}");
+        }
+        net.stop_dirty_log();
+        net.sync_dirty_log(&mut |_, _| panic!("nobody logs"));
+    }
+
     // The driver turns the second pair on, and the first one goes on.
     let mut driver = Driver {
         memory: memory.clone(),
@@ -255,20 +295,20 @@ fn the_kernels_vhost_net_moves_packets_or_is_named() {
         next_avail: count,
         next_used: count,
     };
-    assert_eq!(positions[1], at(5));
+    assert_eq!(positions[1], at(7));
     assert_eq!(positions[3], at(1));
     assert_eq!(positions[4], at(2));
     assert_eq!(positions[0], at(rx.used()));
     tx.offer(&packet(6));
     ring_kicks[1].write(1).unwrap();
     thread::sleep(Duration::from_millis(50));
-    assert_eq!(tx.used(), 5, "a stopped ring is not touched");
+    assert_eq!(tx.used(), 7, "a stopped ring is not touched");
     let again = activation(&memory, &positions);
     net.activate(again).unwrap();
     assert_eq!(wire.receive(), frame(6));
     wire.send(106);
     receive(&mut rx, 106);
-    assert_eq!(net.stop().unwrap()[1], at(6));
+    assert_eq!(net.stop().unwrap()[1], at(8));
 
     let workers = net.worker_threads().to_vec();
     let name = net.tap_name();

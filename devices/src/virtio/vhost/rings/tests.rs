@@ -85,7 +85,12 @@ impl VhostBackend for Fake {
     }
     fn set_vring_addr(&self, ring: usize, c: &VringConfigData) -> vhost::Result<()> {
         let (desc, avail, used) = (c.desc_table_addr, c.avail_ring_addr, c.used_ring_addr);
-        self.call(format!("addr {ring} {desc:#x} {avail:#x} {used:#x}"))
+        let log = if c.flags & 1 == 1 {
+            format!(" log {:#x}", c.get_log_addr())
+        } else {
+            String::new()
+        };
+        self.call(format!("addr {ring} {desc:#x} {avail:#x} {used:#x}{log}"))
     }
     fn set_vring_base(&self, ring: usize, base: u16) -> vhost::Result<()> {
         self.bases.lock().unwrap()[ring] = base.into();
@@ -121,6 +126,9 @@ impl RingBackend for Fake {
     }
     fn disable(&self, ring: usize) -> vhost::Result<()> {
         self.call(format!("disable {ring}"))
+    }
+    fn set_log(&self, log: &SharedLog) -> vhost::Result<()> {
+        self.call(format!("set_log {:#x}", log.size()))
     }
 }
 
@@ -296,4 +304,70 @@ fn no_part_of_a_ring_reaches_beyond_its_region() {
         }
     }
     assert!(rings.start(0, &[(0, &place(2, u64::MAX))]).is_err());
+}
+
+#[test]
+fn a_log_comes_and_goes_while_rings_are_served() {
+    let (fake, mut rings) = open();
+    let log = Arc::new(SharedLog::new(rings.memory()).unwrap());
+    let (rx, tx) = (ring(0, 0x2000), ring(1, 0x3000));
+    rings.start(0x8000, &[(0, &rx), (1, &tx)]).unwrap();
+    fake.taken();
+    let addresses = |ring: u64, log: &str| {
+        let at = 0x7000_2000 + 0x1000 * ring;
+        format!(
+            "addr {ring} {at:#x} {:#x} {:#x}{log}",
+            at + 0x100,
+            at + 0x200
+        )
+    };
+    // A second migration is as the first.
+    for _ in 0..2 {
+        rings.start_log(&log).unwrap();
+        let calls = [
+            "set_log 0x1000".to_owned(),
+            "set_features 0x4008000".to_owned(),
+            addresses(0, " log 0x2200"),
+            addresses(1, " log 0x3200"),
+        ];
+        assert_eq!(fake.taken(), calls);
+        // A pause and a driver that resets keep the log.
+        rings.stop().unwrap();
+        rings.start(0, &[(1, &tx)]).unwrap();
+        let calls = fake.taken();
+        assert!(calls.contains(&"set_features 0x4000000".to_owned()));
+        assert!(calls.contains(&addresses(1, " log 0x3200")));
+        rings.stop_log().unwrap();
+        let calls = ["set_features 0x0".to_owned(), addresses(1, "")];
+        assert_eq!(fake.taken(), calls);
+        rings.stop_log().unwrap();
+        assert!(fake.taken().is_empty());
+        rings.stop().unwrap();
+        rings.start(0x8000, &[(0, &rx), (1, &tx)]).unwrap();
+        fake.taken();
+    }
+    rings.stop().unwrap();
+    fake.taken();
+    rings.start_log(&log).unwrap();
+    assert_eq!(fake.taken(), ["set_log 0x1000"], "the next start does it");
+}
+
+#[test]
+fn a_log_that_is_refused_is_not_kept_and_one_that_may_be_written_is() {
+    for fail in ["set_log", "set_features", "addr 0"] {
+        let (fake, mut rings) = open();
+        let log = Arc::new(SharedLog::new(rings.memory()).unwrap());
+        let rx = ring(0, 0x2000);
+        rings.start(0, &[(0, &rx)]).unwrap();
+        *fake.fail.lock().unwrap() = Some(fail);
+        rings.start_log(&log).unwrap_err();
+        *fake.fail.lock().unwrap() = None;
+        // Nobody knows what the back end does now: the memory stays.
+        assert_eq!(
+            Arc::strong_count(&log),
+            if fail == "set_log" { 1 } else { 2 }
+        );
+        rings.stop_log().unwrap();
+        assert_eq!(Arc::strong_count(&log), 1);
+    }
 }

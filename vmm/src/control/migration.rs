@@ -1,0 +1,326 @@
+//! A migration under way, or the last one: what is told of it, and its steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use godwit_api::error::{ApiError, ErrorChain, ErrorKind};
+use godwit_api::handler::{Outcome as Answered, Reply};
+use godwit_api::request::{
+    Endpoint, NetFds, ReceiveMigration, SendMigration, TimeoutStrategy, ZeroLines,
+};
+use godwit_api::response::{
+    MigrationRole, MigrationStatus, PhaseTime, Progress as Shown, Response,
+};
+use godwit_migration::address::Address;
+use godwit_migration::cancel::Cancel;
+use godwit_migration::channel::Listener;
+use godwit_migration::destination::{self, Arrived, ReceiveError};
+use godwit_migration::options::{AtTimeout, Options, ZeroLines as Lines};
+use godwit_migration::source::{self, Outcome, SendFailure};
+use godwit_migration::stats::Progress;
+
+use super::answer::failed;
+use super::phase::{Phase, Verb};
+use super::work::Done;
+use super::{Control, Ending, RunError, State};
+use crate::affinity;
+use crate::machine::Machine;
+use crate::migrate::{Arrival, Departure, Places};
+
+/// A migration, as `vm.migration-progress` shows it.
+#[derive(Debug)]
+pub(super) struct Migration {
+    role: MigrationRole,
+    status: MigrationStatus,
+    progress: Arc<Progress>,
+    error: ErrorChain,
+}
+
+impl Migration {
+    fn new(role: MigrationRole) -> Self {
+        Self {
+            role,
+            status: MigrationStatus::Ongoing,
+            progress: Arc::new(Progress::new()),
+            error: ErrorChain::default(),
+        }
+    }
+
+    /// What is known now.
+    pub(super) fn shown(&self) -> Shown {
+        let now = self.progress.snapshot();
+        let known = |us: u64| (us != 0).then_some(us);
+        let spent = now.phase_us.iter().filter(|(_, us)| *us != 0);
+        Shown {
+            role: self.role,
+            status: self.status,
+            phase: now.phase.name().to_owned(),
+            phases: spent
+                .map(|(phase, us)| PhaseTime {
+                    phase: phase.name().to_owned(),
+                    us: *us,
+                })
+                .collect(),
+            rounds: now.rounds.len() as u64,
+            present_bytes: now.present_bytes,
+            scanned_bytes: now.scanned_bytes,
+            zero_bytes: now.zero_bytes + now.elided_bytes,
+            sent_bytes: now.sent_bytes,
+            remaining_bytes: 0,
+            dirty_pages_per_second: now.dirty_pages_per_second,
+            predicted_downtime_us: known(now.predicted_us),
+            downtime_us: known(now.downtime_us),
+            total_us: now.total_us,
+            error: self.error.clone(),
+        }
+    }
+
+    fn end(&mut self, status: MigrationStatus, error: ErrorChain) {
+        self.status = status;
+        self.error = error;
+    }
+}
+
+/// The address that `endpoint` names.
+fn address(endpoint: &Endpoint) -> Address {
+    match endpoint {
+        Endpoint::Tcp { host, port } => Address::Tcp {
+            host: host.clone(),
+            port: *port,
+        },
+        Endpoint::Unix(path) => Address::Unix(path.clone()),
+    }
+}
+
+/// What a request asks for.
+fn options(request: &SendMigration) -> Options {
+    let mut options = Options {
+        streams: u16::try_from(request.connections).unwrap_or(u16::MAX),
+        downtime: Duration::from_millis(request.downtime_ms),
+        timeout: Duration::from_secs(request.timeout_s),
+        at_timeout: match request.timeout_strategy {
+            TimeoutStrategy::Cancel => AtTimeout::Cancel,
+            TimeoutStrategy::Ignore => AtTimeout::Ignore,
+        },
+        bandwidth: request.bandwidth_bps,
+        local: request.local,
+        ..Options::default()
+    };
+    options.means.zero_lines = match request.zero_lines {
+        ZeroLines::Auto => Lines::Auto,
+        ZeroLines::On => Lines::On,
+        ZeroLines::Off => Lines::Off,
+    };
+    options
+}
+
+fn no_tls() -> ApiError {
+    ApiError::not_supported(
+        "tls_dir: migration over TLS is not built yet; leave it out, and use a private network or a tunnel",
+    )
+}
+
+impl Control {
+    pub(super) fn progress(&self) -> Answered {
+        match &self.migration {
+            Some(migration) => Ok(Response::Progress(Box::new(migration.shown()))),
+            None => Err(ApiError::new(
+                ErrorKind::NotFound,
+                "this instance has sent or received no VM yet",
+            )),
+        }
+    }
+
+    pub(super) fn send(
+        &mut self,
+        machine: Box<Machine>,
+        running: bool,
+        request: SendMigration,
+        reply: Reply,
+    ) -> Result<State, RunError> {
+        let back = |machine| {
+            if running {
+                State::Running(machine)
+            } else {
+                State::Paused(machine)
+            }
+        };
+        if request.tls_dir.is_some() {
+            reply.send(Err(no_tls().during(Verb::Send.attempt())));
+            return Ok(back(machine));
+        }
+        let (Some(definition), cancel) = (&self.definition, Cancel::new()) else {
+            return Ok(back(machine));
+        };
+        let cancel = match cancel {
+            Ok(cancel) => cancel,
+            Err(error) => {
+                reply.send(Err(failed(Verb::Send, &error)));
+                return Ok(back(machine));
+            }
+        };
+        let migration = Migration::new(MigrationRole::Source);
+        let progress = Arc::clone(&migration.progress);
+        self.migration = Some(migration);
+        let config = definition.config().clone();
+        let cpus = machine.spec.platform.migration_cpus.clone();
+        let (to, options) = (address(&request.destination_url), options(&request));
+        let asked = cancel.clone();
+        let state = self.start(Phase::Sending, Some(cancel), move || {
+            if let Some(Err(error)) = cpus.map(|cpus| affinity::place_current("migration", &cpus)) {
+                tracing::warn!("{error}");
+            }
+            let mut departure = Departure::new(machine, config, running);
+            let result = source::send(&mut departure, &to, &options, &progress, &asked);
+            Done::Sent { result, departure }
+        })?;
+        reply.send(Ok(Response::Done));
+        Ok(state)
+    }
+
+    pub(super) fn sent(
+        &mut self,
+        result: Result<Outcome, SendFailure>,
+        departure: Departure,
+    ) -> State {
+        let running = departure.was_running();
+        let machine = departure.into_machine();
+        let (status, error, state) = match (result, machine) {
+            (Ok(Outcome::Moved(snapshot)), _) => {
+                tracing::info!(
+                    "The guest left: {} ms in all, {} us of them stopped, {} bytes sent",
+                    snapshot.total_us / 1000,
+                    snapshot.downtime_us,
+                    snapshot.sent_bytes
+                );
+                (
+                    MigrationStatus::Finished,
+                    ErrorChain::default(),
+                    State::Ended(Ending::Migrated),
+                )
+            }
+            (Ok(Outcome::Ambiguous { reason, .. }), machine) => {
+                tracing::error!(
+                    "The guest was handed over, and nobody said that it runs ({reason}): \
+                     it is paused here. Look at the destination, then resume it here or delete it"
+                );
+                let chain = vec![
+                    "the destination did not say that the guest runs there".to_owned(),
+                    reason,
+                ];
+                let state = machine.map_or(State::Empty, State::Unsettled);
+                (MigrationStatus::Failed, ErrorChain(chain), state)
+            }
+            (Err(failure), machine) => {
+                tracing::warn!("{failure}: {}", failure.error);
+                let error = ApiError::of(ErrorKind::Internal, &failure);
+                let here = matches!(failure.guest, source::GuestIs::Here);
+                let state = match machine {
+                    Some(machine) if running && here => State::Running(machine),
+                    Some(machine) => State::Paused(machine),
+                    None => State::Empty,
+                };
+                let status = if self.cancelled {
+                    MigrationStatus::Cancelled
+                } else {
+                    MigrationStatus::Failed
+                };
+                (status, error.chain().clone(), state)
+            }
+        };
+        self.cancelled = false;
+        if let Some(migration) = &mut self.migration {
+            migration.end(status, error);
+        }
+        state
+    }
+
+    pub(super) fn receive(
+        &mut self,
+        state: State,
+        request: ReceiveMigration,
+        fds: Vec<NetFds>,
+        reply: Reply,
+    ) -> Result<State, RunError> {
+        if request.tls_dir.is_some() {
+            reply.send(Err(no_tls().during(Verb::Receive.attempt())));
+            return Ok(state);
+        }
+        let listener = match Listener::bind(&address(&request.receiver_url)) {
+            Ok(listener) => listener,
+            Err(error) => {
+                reply.send(Err(failed(Verb::Receive, &error)));
+                return Ok(state);
+            }
+        };
+        let cancel = match Cancel::new() {
+            Ok(cancel) => cancel,
+            Err(error) => {
+                reply.send(Err(failed(Verb::Receive, &error)));
+                return Ok(state);
+            }
+        };
+        let migration = Migration::new(MigrationRole::Destination);
+        let progress = Arc::clone(&migration.progress);
+        self.migration = Some(migration);
+        let mut arrival = Arrival::new(self.site(), Places::new(request, fds));
+        let asked = cancel.clone();
+        self.start(Phase::Receiving, Some(cancel), move || {
+            let options = Options::default();
+            let result = destination::receive(&listener, &mut arrival, &options, &progress, &asked);
+            Done::Received {
+                result,
+                arrival,
+                reply,
+            }
+        })
+    }
+
+    pub(super) fn received(
+        &mut self,
+        result: Result<Arrived, ReceiveError>,
+        arrival: Arrival,
+        reply: Reply,
+    ) -> State {
+        let came = arrival.into_machine();
+        let cancelled = std::mem::take(&mut self.cancelled);
+        let (status, outcome, state) = match (result, came) {
+            (Ok(_), Some((machine, definition, running))) => {
+                self.definition = Some(definition);
+                self.note_serial_place(&machine);
+                let state = if running {
+                    State::Running(machine)
+                } else {
+                    State::Paused(machine)
+                };
+                (MigrationStatus::Finished, Ok(Response::Done), state)
+            }
+            // It is ours, and does not run: an operator decides.
+            (Err(error @ ReceiveError::Run(_)), Some((machine, definition, _))) => {
+                tracing::error!("{error}");
+                self.definition = Some(definition);
+                let error = failed(Verb::Receive, &error);
+                (MigrationStatus::Failed, Err(error), State::Paused(machine))
+            }
+            (Err(error), _) => {
+                let status = if cancelled {
+                    MigrationStatus::Cancelled
+                } else {
+                    MigrationStatus::Failed
+                };
+                self.leave_cpus();
+                (status, Err(failed(Verb::Receive, &error)), State::Empty)
+            }
+            (Ok(_), None) => {
+                let error = ApiError::new(ErrorKind::Internal, "the machine was not built");
+                (MigrationStatus::Failed, Err(error), State::Empty)
+            }
+        };
+        if let Some(migration) = &mut self.migration {
+            let chain = outcome.as_ref().err().map(|error| error.chain().clone());
+            migration.end(status, chain.unwrap_or_default());
+        }
+        reply.send(outcome);
+        state
+    }
+}

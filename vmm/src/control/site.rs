@@ -1,0 +1,90 @@
+//! Where a machine is built: what all builds need of the process.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use super::Event;
+use crate::arch::cpuid;
+use crate::builder::{self, BuildError, Start};
+use crate::host::{HostResources, MemorySource, Origin};
+use crate::kvm::KvmError;
+use crate::machine::{Description, Machine};
+use crate::spec::{CpuSet, MachineSpec};
+use crate::vcpu::Report;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub(super) events: Sender<Event>,
+    pub(super) incarnation: u64,
+    pub(super) home: CpuSet,
+}
+
+impl Site {
+    /// Builds and starts a machine.
+    pub(super) fn boot(&self, spec: &Arc<MachineSpec>) -> Result<Box<Machine>, BuildError> {
+        let host = self.open(spec, MemorySource::New)?;
+        self.build(spec, host)
+    }
+
+    /// The same, on what is open already.
+    pub(super) fn build(
+        &self,
+        spec: &Arc<MachineSpec>,
+        host: HostResources,
+    ) -> Result<Box<Machine>, BuildError> {
+        let machine = builder::build(spec, host, Start::Boot, self.report())?;
+        machine.resume();
+        Ok(Box::new(machine))
+    }
+
+    /// Builds a machine whose memory and state come later.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build_incoming(
+        &self,
+        spec: MachineSpec,
+        memory: MemorySource,
+        description: &Description,
+    ) -> Result<Box<Machine>, BuildError> {
+        let host = self.open(&spec, memory)?;
+        let start = Start::Incoming(description);
+        let machine = builder::build(&Arc::new(spec), host, start, self.report())?;
+        Ok(Box::new(machine))
+    }
+
+    /// What the guest's processors have and those of this host have not, if
+    /// anything.
+    ///
+    /// # Errors
+    /// KVM does not tell.
+    pub fn missing_features(
+        &self,
+        spec: &MachineSpec,
+        description: &Description,
+    ) -> Result<Option<String>, KvmError> {
+        let here = builder::cpuid_here(spec)?;
+        let promised = description.cpuid.first().map_or(&[][..], Vec::as_slice);
+        let missing = cpuid::missing(promised, &here);
+        let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        Ok((!names.is_empty()).then(|| names.join(", ")))
+    }
+
+    fn open(&self, spec: &MachineSpec, memory: MemorySource) -> Result<HostResources, BuildError> {
+        let origin = Origin {
+            memory,
+            home: &self.home,
+        };
+        Ok(HostResources::open(spec, origin, &self.events)?)
+    }
+
+    fn report(&self) -> Report {
+        let events = self.events.clone();
+        let incarnation = self.incarnation;
+        Arc::new(move |event| {
+            // Without a receiver the machine is being taken apart already.
+            let _ = events.send(Event::Vcpu { incarnation, event });
+        })
+    }
+}

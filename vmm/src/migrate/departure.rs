@@ -1,0 +1,140 @@
+//! A machine that leaves.
+
+use std::sync::Arc;
+
+use godwit_api::config::VmConfig;
+use godwit_migration::guest::{Cause, DirtyLog, LogStart, Source};
+use godwit_migration::memory::Region;
+
+use super::log::MachineLog;
+use super::regions;
+use crate::machine::{Description, Machine};
+
+/// A machine on its way to another instance.
+#[derive(Debug)]
+pub struct Departure {
+    /// `None` once it was released.
+    machine: Option<Box<Machine>>,
+    config: VmConfig,
+    /// Whether its guest runs, and is to run where it arrives.
+    running: bool,
+    log: Option<Arc<MachineLog>>,
+    stopped: bool,
+}
+
+/// The guest ended, or asked for a reset, while it was leaving.
+#[derive(Debug, thiserror::Error)]
+#[error("The guest switched itself off or reset while it was migrating")]
+pub struct GuestEnded;
+
+/// The machine was released before.
+#[derive(Debug, thiserror::Error)]
+#[error("The machine is gone")]
+struct Gone;
+
+impl Departure {
+    /// `machine`, made from `config`, is to leave; it is `running` or paused.
+    #[must_use]
+    pub fn new(machine: Box<Machine>, config: VmConfig, running: bool) -> Self {
+        Self {
+            machine: Some(machine),
+            config,
+            running,
+            log: None,
+            stopped: false,
+        }
+    }
+
+    /// Whether the guest ran when it was to leave.
+    #[must_use]
+    pub fn was_running(&self) -> bool {
+        self.running
+    }
+
+    /// The machine, if it is still here.
+    #[must_use]
+    pub fn into_machine(self) -> Option<Box<Machine>> {
+        self.machine
+    }
+
+    fn machine(&self) -> Result<&Machine, Gone> {
+        self.machine.as_deref().ok_or(Gone)
+    }
+}
+
+impl Source for Departure {
+    fn description(&mut self) -> Result<Vec<u8>, Cause> {
+        let description = Description::of(self.machine()?, &self.config, self.running)?;
+        Ok(description.encode()?)
+    }
+
+    fn regions(&self) -> Vec<Region> {
+        let Ok(machine) = self.machine() else {
+            return Vec::new();
+        };
+        regions(machine.host.memory.ram()).unwrap_or_default()
+    }
+
+    fn start_log(&mut self) -> Result<LogStart, Cause> {
+        let machine = self.machine()?;
+        let log = MachineLog::start(&machine.vm, machine.host.memory.ram())?;
+        let beginning = log.beginning();
+        self.log = Some(Arc::new(log));
+        Ok(beginning)
+    }
+
+    fn log(&self) -> Arc<dyn DirtyLog> {
+        match &self.log {
+            Some(log) => Arc::clone(log) as _,
+            None => Arc::new(NoLog),
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), Cause> {
+        self.stopped = true;
+        let machine = self.machine()?;
+        machine.stop_vcpus();
+        if machine.vcpus.iter().any(|vcpu| vcpu.has_stopped()) {
+            return Err(GuestEnded.into());
+        }
+        machine.stop_devices();
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Cause> {
+        Ok(self.machine()?.save()?.encode()?)
+    }
+
+    fn resume(&mut self) -> Result<(), Cause> {
+        self.log = None;
+        let stopped = std::mem::take(&mut self.stopped);
+        let running = self.running;
+        let machine = self.machine()?;
+        if stopped && running {
+            machine.resume_devices();
+            // One that ended has told so, and stays where it is.
+            for vcpu in machine.vcpus.iter().filter(|vcpu| !vcpu.has_stopped()) {
+                vcpu.resume();
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        self.log = None;
+        self.machine = None;
+    }
+}
+
+/// Before the log is started.
+struct NoLog;
+
+impl DirtyLog for NoLog {
+    fn dirty(&self, _: usize, _: &mut godwit_migration::bitmap::Bitmap) -> Result<(), Cause> {
+        Err("the dirty log is not started".into())
+    }
+
+    fn clear(&self, _: usize, _: u64, _: &[u64]) -> Result<(), Cause> {
+        Err("the dirty log is not started".into())
+    }
+}
