@@ -18,6 +18,9 @@
 //! assert!(text.ends_with("godwit_vcpu_exits_total{vcpu=\"0\",reason=\"hlt\"} 17\n"));
 //! ```
 //!
+//! What others name, as KVM does its statistics, becomes a family by
+//! [`Family::learnt`].
+//!
 //! A page is filled anew for each request: what counts keeps its own counters,
 //! and nothing is counted twice.
 
@@ -117,11 +120,11 @@ impl Page {
         let at = self
             .families
             .iter()
-            .position(|(other, _)| other.name() == family.name());
+            .rposition(|(other, _)| other.name() == family.name());
         let samples = match at.and_then(|at| self.families.get_mut(at)) {
             Some((_, samples)) => samples,
             None => {
-                self.families.push((*family, Samples::new()));
+                self.families.push((family.clone(), Samples::new()));
                 let Some((_, samples)) = self.families.last_mut() else {
                     return;
                 };

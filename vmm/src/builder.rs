@@ -13,6 +13,7 @@ use kvm_ioctls::VcpuFd;
 use crate::arch::{Topology, acpi, cpuid, layout, msr, regs, reset_vector};
 use crate::boot::{self, BootError, Entry, Payload, Protocol};
 use crate::host::{HostError, HostResources};
+use crate::kvm::stats::KvmStats;
 use crate::kvm::{Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
 use crate::machine::{Description, Function, Machine, NotDescribed, ProcessorFacts};
 use crate::spec::{CpuSet, MachineSpec, VcpuId};
@@ -117,7 +118,7 @@ pub fn build(
         Start::Incoming(_) => None,
     };
     // 5. The processors, each on its thread.
-    let vcpus = start_vcpus(spec, &vm, &processors, entry, &buses, &report)?;
+    let (vcpus, stats) = start_vcpus(spec, &vm, &processors, entry, &buses, &report)?;
     let processors = processors.facts(&vcpus, start)?;
     Ok(Machine {
         spec: Arc::clone(spec),
@@ -125,6 +126,7 @@ pub fn build(
         functions,
         root,
         vm,
+        stats: Arc::new(stats),
         processors,
         host,
     })
@@ -343,6 +345,7 @@ fn load(spec: &MachineSpec, host: &HostResources, root: &PciRoot) -> Result<Entr
     Ok(entry)
 }
 
+/// The vCPUs, and where KVM counts what they do.
 fn start_vcpus(
     spec: &MachineSpec,
     vm: &Vm,
@@ -350,10 +353,12 @@ fn start_vcpus(
     entry: Option<Entry>,
     buses: &Arc<Buses>,
     report: &Report,
-) -> Result<Vec<VcpuHandle>, BuildError> {
+) -> Result<(Vec<VcpuHandle>, KvmStats), BuildError> {
+    let mut stats = KvmStats::of(vm);
     let mut handles = Vec::new();
     for vcpu in spec.cpus.vcpus() {
         let fd = create_vcpu(vm, processors, entry, vcpu)?;
+        stats.add(vcpu, &fd);
         let placement = Placement {
             cpus: spec
                 .cpus
@@ -371,7 +376,7 @@ fn start_vcpus(
             Arc::clone(report),
         )?);
     }
-    Ok(handles)
+    Ok((handles, stats))
 }
 
 /// A vCPU with its CPUID, and with its registers where it is the first: the

@@ -5,6 +5,7 @@ mod dirty;
 mod doorbell;
 mod irq;
 mod state;
+pub mod stats;
 
 use std::io;
 use std::path::Path;

@@ -12,6 +12,7 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 use crate::host::HostResources;
 use crate::kvm::Vm;
+use crate::kvm::stats::KvmStats;
 use crate::spec::MachineSpec;
 use crate::vcpu::VcpuHandle;
 
@@ -27,6 +28,8 @@ pub struct Machine {
     pub(crate) functions: Vec<Function>,
     pub(crate) root: Arc<PciRoot>,
     pub(crate) vm: Vm,
+    /// Read by whoever shows metrics, also while a worker has the machine.
+    pub(crate) stats: Arc<KvmStats>,
     pub(crate) processors: ProcessorFacts,
     /// Without its devices: those are in `functions` while the machine lives.
     pub(crate) host: HostResources,
@@ -120,6 +123,7 @@ impl Machine {
             functions,
             root,
             vm,
+            stats,
             processors: _,
             mut host,
         } = self;
@@ -135,6 +139,8 @@ impl Machine {
             .filter_map(|function| Arc::into_inner(function.device))
             .map(VirtioPci::into_device)
             .collect();
+        // They keep KVM's virtual machine alive.
+        drop(stats);
         drop(vm);
         host
     }

@@ -1,10 +1,12 @@
 //! What a figure is called and what it means.
 
+use std::borrow::Cow;
+
 /// A family of figures: one name, one for each value of its labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
-    name: &'static str,
-    help: &'static str,
+    name: Cow<'static, str>,
+    help: Cow<'static, str>,
     kind: Kind,
     labels: &'static [&'static str],
 }
@@ -74,30 +76,45 @@ impl Family {
         labels: &'static [&'static str],
     ) -> Self {
         assert!(is_name(name), "a name is [a-zA-Z_][a-zA-Z0-9_]*");
-        let mut i = 0;
-        while i < labels.len() {
-            assert!(is_name(labels[i]), "a label is [a-zA-Z_][a-zA-Z0-9_]*");
-            assert!(!is_le(labels[i]), "the label le is a histogram's own");
-            i += 1;
-        }
+        assert!(are_labels(labels), "a label is a name, and not le");
         Self {
-            name,
-            help,
+            name: Cow::Borrowed(name),
+            help: Cow::Borrowed(help),
             kind,
             labels,
         }
     }
 
+    /// A family whose name is learnt when the program runs; `None` with a name
+    /// or a label that the format, or the kind, does not allow.
+    #[must_use]
+    pub fn learnt(
+        kind: Kind,
+        name: String,
+        help: String,
+        labels: &'static [&'static str],
+    ) -> Option<Self> {
+        let fits = is_name(&name)
+            && ends_in_total(&name) == (kind == Kind::Counter)
+            && are_labels(labels);
+        fits.then_some(Self {
+            name: Cow::Owned(name),
+            help: Cow::Owned(help),
+            kind,
+            labels,
+        })
+    }
+
     /// Its name.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What it means.
     #[must_use]
-    pub const fn help(&self) -> &'static str {
-        self.help
+    pub fn help(&self) -> &str {
+        &self.help
     }
 
     /// What it does.
@@ -126,6 +143,17 @@ const fn is_name(name: &str) -> bool {
         i += 1;
     }
     i > 0
+}
+
+const fn are_labels(labels: &[&str]) -> bool {
+    let mut i = 0;
+    while i < labels.len() {
+        if !is_name(labels[i]) || is_le(labels[i]) {
+            return false;
+        }
+        i += 1;
+    }
+    true
 }
 
 const fn ends_in_total(name: &str) -> bool {

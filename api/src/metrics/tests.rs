@@ -92,3 +92,19 @@ proptest! {
         prop_assert!(line.starts_with(ends.0) && line.ends_with(ends.1), "{}", line);
     }
 }
+
+#[test]
+fn a_learnt_family_has_a_name_of_its_kind() {
+    let learnt = |kind, name: &str, labels| {
+        Family::learnt(kind, name.to_owned(), "Help.".to_owned(), labels).is_some()
+    };
+    assert!(learnt(Kind::Counter, "exits_total", &["vcpu"]));
+    assert!(learnt(Kind::Gauge, "pages", &[]));
+    assert!(learnt(Kind::Histogram, "wait_seconds", &["vcpu"]));
+    assert!(!learnt(Kind::Counter, "exits", &["vcpu"]));
+    assert!(!learnt(Kind::Gauge, "exits_total", &["vcpu"]));
+    assert!(!learnt(Kind::Gauge, "pages{x", &[]));
+    assert!(!learnt(Kind::Gauge, "", &[]));
+    assert!(!learnt(Kind::Gauge, "pages", &["le"]));
+    assert!(!learnt(Kind::Gauge, "pages", &["a b"]));
+}
