@@ -208,6 +208,25 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// The state does not fit this device, which is as it was.
     fn restore(&mut self, saved: &DeviceV1) -> Result<(), DeviceStateError>;
 
+    /// Lets go of what only one machine may hold, such as the lock of a disk's
+    /// image, so that another can [`acquire`](Self::acquire) it. Called while
+    /// the device is stopped, right before the guest is another machine's.
+    ///
+    /// # Errors
+    /// The device holds it still.
+    fn release(&mut self) -> Result<(), StopError> {
+        Ok(())
+    }
+
+    /// Takes it: before a guest that moved here goes on, and again where a move
+    /// failed. `activate` does the same for what is not held.
+    ///
+    /// # Errors
+    /// Another machine holds it.
+    fn acquire(&mut self) -> Result<(), ActivateError> {
+        Ok(())
+    }
+
     /// Starts to log what is written to guest RAM for this device outside of
     /// this process. What the device itself writes is in the log of
     /// [`crate::dirty`], so that most have nothing to do here.

@@ -83,9 +83,10 @@ pub(super) struct Access {
     pub(super) direct: bool,
 }
 
-/// An open, locked image.
+/// An open image, that is to be locked before it is used.
 #[derive(Debug)]
 pub(super) struct Image {
+    path: PathBuf,
     pub(super) file: File,
     pub(super) readonly: bool,
     /// Size, in sectors of 512 bytes.
@@ -127,7 +128,6 @@ impl Image {
             .custom_flags(if access.direct { libc::O_DIRECT } else { 0 })
             .open(path)
             .map_err(open_error)?;
-        lock(&file, path, access.readonly)?;
         let geometry = if kind.is_block_device() {
             Geometry::of_device(&file)
         } else {
@@ -147,6 +147,7 @@ impl Image {
             });
         }
         Ok(Self {
+            path: path.to_owned(),
             file,
             readonly: access.readonly,
             sectors: geometry.size / u64::from(SECTOR),
@@ -154,6 +155,31 @@ impl Image {
             physical_block: geometry.physical_block.max(block),
             direct: access.direct,
         })
+    }
+
+    /// Takes the lock: shared for readers, exclusive for a writer.
+    pub(super) fn lock(&self) -> Result<(), ImageError> {
+        let kind = if self.readonly {
+            libc::F_RDLCK
+        } else {
+            libc::F_WRLCK
+        };
+        set_lock(&self.file, kind).map_err(|source| {
+            let path = self.path.clone();
+            match source.raw_os_error() {
+                Some(libc::EAGAIN | libc::EACCES) => ImageError::Locked { path },
+                _ => ImageError::Lock { path, source },
+            }
+        })
+    }
+
+    /// Gives the lock back, when all that was written has reached the image:
+    /// the next one to lock it may be on another host.
+    pub(super) fn unlock(&self) -> io::Result<()> {
+        if !self.readonly {
+            self.file.sync_data()?;
+        }
+        set_lock(&self.file, libc::F_UNLCK)
     }
 }
 
@@ -233,28 +259,18 @@ impl AlignedBuffer {
     }
 }
 
-/// Takes the image's lock: shared for readers, exclusive for a writer. It is of
-/// the open-file-description kind, so that it lives as long as our descriptor,
-/// whichever thread holds it (fcntl(2), F_OFD_SETLK).
-fn lock(file: &File, path: &Path, readonly: bool) -> Result<(), ImageError> {
-    let kind = if readonly {
-        libc::F_RDLCK
-    } else {
-        libc::F_WRLCK
-    };
+/// Sets the lock of a whole image. It is of the open-file-description kind, so
+/// that it lives as long as our descriptor, whichever thread holds it
+/// (fcntl(2), F_OFD_SETLK).
+fn set_lock(file: &File, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid `flock`: the whole file, and no process id,
     // which this kind of lock asks for.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
     lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
     // SAFETY: the descriptor is open and the structure outlives the call.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
-        return Ok(());
-    }
-    let source = io::Error::last_os_error();
-    let path = path.to_owned();
-    match source.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => Err(ImageError::Locked { path }),
-        _ => Err(ImageError::Lock { path, source }),
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -122,6 +122,7 @@ pub enum BlockError {
 pub struct Block {
     id: String,
     image: Arc<Image>,
+    locked: bool,
     identity: [u8; ID_LEN],
     queue_sizes: Vec<u16>,
     device_loop: LoopHandle,
@@ -138,6 +139,22 @@ impl Block {
     /// # Errors
     /// A value is out of range, or the image cannot be used.
     pub fn new(config: BlockConfig, device_loop: LoopHandle) -> Result<Self, BlockError> {
+        let mut disk = Self::incoming(config, device_loop)?;
+        match disk.lock() {
+            Ok(()) => Ok(disk),
+            Err(source) => {
+                let id = disk.id.clone();
+                Err(BlockError::Image { id, source })
+            }
+        }
+    }
+
+    /// The same without the lock, which the machine that the guest comes from
+    /// still has: [`acquire`](VirtioDevice::acquire) takes it.
+    ///
+    /// # Errors
+    /// A value is out of range, or the image cannot be used.
+    pub fn incoming(config: BlockConfig, device_loop: LoopHandle) -> Result<Self, BlockError> {
         let BlockConfig { id, serial, .. } = config;
         if !(1..=MAX_QUEUES).contains(&config.num_queues) {
             return Err(BlockError::Queues {
@@ -184,6 +201,7 @@ impl Block {
         Ok(Self {
             id,
             image,
+            locked: false,
             identity,
             queue_sizes: vec![config.queue_size; usize::from(config.num_queues)],
             device_loop,
@@ -192,6 +210,14 @@ impl Block {
             counters: Arc::default(),
             active: None,
         })
+    }
+
+    fn lock(&mut self) -> Result<(), ImageError> {
+        if !self.locked {
+            self.image.lock()?;
+            self.locked = true;
+        }
+        Ok(())
     }
 
     /// Size of the disk, in bytes.
@@ -285,6 +311,7 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.acquire()?;
         let id = self.id.clone();
         let failed =
             |attempt: &str, source: Box<dyn std::error::Error + Send + Sync>| ActivateError {
@@ -357,6 +384,24 @@ impl VirtioDevice for Block {
             }
             other => Err(DeviceStateError::kind(other)),
         }
+    }
+
+    fn release(&mut self) -> Result<(), StopError> {
+        self.image.unlock().map_err(|source| StopError {
+            device: self.id.clone(),
+            attempt: "let go of its image".to_owned(),
+            source: Box::new(source),
+        })?;
+        self.locked = false;
+        Ok(())
+    }
+
+    fn acquire(&mut self) -> Result<(), ActivateError> {
+        self.lock().map_err(|source| ActivateError {
+            device: self.id.clone(),
+            attempt: "take its image".to_owned(),
+            source: Box::new(source),
+        })
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -268,6 +268,51 @@ fn a_disk_counts_what_it_did() {
 }
 
 #[test]
+fn an_image_goes_from_one_machine_to_the_next_and_back() {
+    let image = Scratch::image("handover");
+    let mut source = Rig::new(config(&image.0), Engine::Uring);
+    let device_loop = DeviceLoop::spawn("block-test", || ()).unwrap();
+    let handle = device_loop.handle();
+    let refused = Block::new(config(&image.0), handle.clone()).unwrap_err();
+    assert!(matches!(
+        refused,
+        BlockError::Image {
+            source: ImageError::Locked { .. },
+            ..
+        }
+    ));
+
+    let mut next = Block::incoming(config(&image.0), handle.clone()).unwrap();
+    let error = next.acquire().unwrap_err();
+    assert!(error.to_string().contains("_disk0"), "{error}");
+    let at = source.block.stop().unwrap();
+    assert!(next.acquire().is_err(), "a pause keeps the lock");
+    source.block.release().unwrap();
+    next.restore(&source.block.save()).unwrap();
+    next.acquire().unwrap();
+    next.acquire().unwrap();
+    assert!(source.block.acquire().is_err());
+    let failed = source.block.activate(Activation {
+        memory: Arc::clone(&source.memory),
+        features: source.block.features(),
+        rings: source
+            .drivers
+            .iter()
+            .zip(&at)
+            .map(|(d, at)| d.ring(*at))
+            .collect(),
+        config_change: source.heard.clone(),
+    });
+    assert!(failed.is_err(), "two machines never have it");
+
+    // The move fails after all.
+    drop(next);
+    source.start(&at, source.block.features());
+    assert_eq!(source.request(IN, 0, &[(DATA, 512)]).0, OK);
+    assert!(Block::new(config(&image.0), handle).is_err());
+}
+
+#[test]
 fn another_disk_is_not_taken_for_the_one_that_was_saved() {
     let device_loop = DeviceLoop::spawn("block-test", || ()).unwrap();
     let image = Scratch::image("moved");
