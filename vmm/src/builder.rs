@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use godwit_devices::bus::{Bus, OverlapError};
+use godwit_devices::hotplug::HotPlug;
 use godwit_devices::pci::{AttachError, PciRoot, Windows};
 use godwit_devices::reset::{KeyboardReset, ResetRegister, SleepRegisters};
 use godwit_devices::virtio::pci::{CreateError, VirtioPci};
@@ -14,8 +15,10 @@ use crate::arch::{Topology, acpi, cpuid, layout, msr, regs, reset_vector};
 use crate::boot::{self, BootError, Entry, Payload, Protocol};
 use crate::host::{HostError, HostResources};
 use crate::kvm::stats::KvmStats;
-use crate::kvm::{Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
-use crate::machine::{Description, Function, Machine, NotDescribed, ProcessorFacts};
+use crate::kvm::{EventLine, Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
+use crate::machine::{
+    Description, EjectWatch, Function, Machine, NotDescribed, Platform, ProcessorFacts,
+};
 use crate::spec::{CpuSet, MachineSpec, VcpuId};
 use crate::vcpu::{Answer, Buses, Placement, Report, SpawnError, VcpuHandle, VcpuStateError};
 
@@ -67,6 +70,16 @@ pub enum BuildError {
     /// What the guest's processors are could not be learnt.
     #[error("Could not learn what the guest's processors are")]
     Processor(#[source] VcpuStateError),
+    /// The time-stamp counter counts differently here.
+    #[error(
+        "The guest's time-stamp counter counts {guest} kHz and this host's {here} kHz, which its KVM cannot scale"
+    )]
+    Tsc {
+        /// The guest's, in kHz.
+        guest: u32,
+        /// This host's, in kHz.
+        here: u32,
+    },
     /// A description that does not fit its config.
     #[error(transparent)]
     Described(#[from] NotDescribed),
@@ -92,6 +105,20 @@ pub enum Start<'a> {
     Incoming(&'a Description),
 }
 
+/// Who is told what the machine does by itself.
+pub struct Told {
+    /// A vCPU left the guest for good.
+    pub report: Report,
+    /// The guest let go of devices.
+    pub ejected: Box<dyn Fn() + Send>,
+}
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Told").finish_non_exhaustive()
+    }
+}
+
 /// Builds the machine of `spec` on `host`; its vCPUs are ready, and paused.
 ///
 /// # Errors
@@ -100,7 +127,7 @@ pub fn build(
     spec: &Arc<MachineSpec>,
     mut host: HostResources,
     start: Start<'_>,
-    report: Report,
+    told: Told,
 ) -> Result<Machine, BuildError> {
     // 1. The virtual machine, with interrupt controllers and the guest's RAM.
     let hypervisor = Hypervisor::open()?;
@@ -111,19 +138,21 @@ pub fn build(
     // 3. The devices behind their addresses.
     let interrupts = Interrupts::new(Arc::clone(vm.fd()));
     let functions = attach_functions(&vm, &interrupts, &root, start, &mut host)?;
-    let buses = Arc::new(connect_buses(&root, &interrupts, &host)?);
+    let platform = platform(&root, &interrupts, &host, told.ejected)?;
+    let buses = Arc::new(connect_buses(&root, &interrupts, &platform, &host)?);
     // 4. The kernel and what it is told about the machine.
     let entry = match start {
         Start::Boot => Some(load(spec, &host, &root)?),
         Start::Incoming(_) => None,
     };
     // 5. The processors, each on its thread.
-    let (vcpus, stats) = start_vcpus(spec, &vm, &processors, entry, &buses, &report)?;
+    let (vcpus, stats) = start_vcpus(spec, &vm, &processors, entry, &buses, &told.report)?;
     let processors = processors.facts(&vcpus, start)?;
     Ok(Machine {
         spec: Arc::clone(spec),
         vcpus,
         functions,
+        platform,
         root,
         vm,
         stats: Arc::new(stats),
@@ -236,9 +265,19 @@ impl Processors {
         let msrs = readable
             .map_or(Ok(Vec::new()), Answer::wait)
             .map_err(state)?;
+        let here = tsc_khz.map_or(Ok(0), Answer::wait).map_err(state)?;
         let tsc_khz = match start {
-            Start::Boot => tsc_khz.map_or(Ok(0), Answer::wait).map_err(state)?,
-            Start::Incoming(description) => description.tsc_khz,
+            Start::Boot => here,
+            Start::Incoming(description) => {
+                let guest = description.tsc_khz;
+                if !same_rate(guest, here) {
+                    for vcpu in vcpus {
+                        let scaled = vcpu.set_tsc_khz(guest).wait();
+                        scaled.map_err(|_| BuildError::Tsc { guest, here })?;
+                    }
+                }
+                guest
+            }
         };
         Ok(ProcessorFacts {
             cpuid: self.cpuid,
@@ -246,6 +285,13 @@ impl Processors {
             tsc_khz,
         })
     }
+}
+
+/// Whether a guest cannot tell the two rates apart: clocks are corrected by more
+/// (KVM's own tolerance, `tsc_tolerance_ppm`, is 250 parts in a million).
+fn same_rate(guest_khz: u32, host_khz: u32) -> bool {
+    let difference = u64::from(guest_khz.abs_diff(host_khz));
+    guest_khz == 0 || host_khz == 0 || difference * 1_000_000 <= u64::from(host_khz) * 250
 }
 
 fn windows(host: &HostResources, phys_bits: u8) -> Result<Windows, BuildError> {
@@ -298,9 +344,42 @@ fn attach_functions(
     Ok(functions)
 }
 
+/// The power button and the hot-plug controller, each with its interrupt.
+fn platform(
+    root: &Arc<PciRoot>,
+    interrupts: &Interrupts,
+    host: &HostResources,
+    ejected: Box<dyn Fn() + Send>,
+) -> Result<Platform, BuildError> {
+    let system = |attempt| move |source| BuildError::from(HostError::System { attempt, source });
+    let line = || EventLine::new().map_err(system("make an interrupt line"));
+    let (power_button, events) = (line()?, Arc::new(line()?));
+    interrupts.connect(&power_button, acpi::power::INTERRUPT)?;
+    interrupts.connect(&events, acpi::hotplug::INTERRUPT)?;
+    let hotplug =
+        HotPlug::new(Arc::clone(root), events).map_err(system("make the hot-plug controller"))?;
+    let watch = EjectWatch {
+        ejected: hotplug
+            .ejected()
+            .try_clone()
+            .map_err(system("watch the hot-plug controller"))?,
+        tell: ejected,
+    };
+    let handle = host.device_loop.handle();
+    handle
+        .add(Box::new(watch))
+        .map_err(|source| BuildError::from(HostError::from(source)))?;
+    Ok(Platform {
+        hotplug: Arc::new(hotplug),
+        power_button,
+        interrupts: interrupts.clone(),
+    })
+}
+
 fn connect_buses(
     root: &Arc<PciRoot>,
     interrupts: &Interrupts,
+    platform: &Platform,
     host: &HostResources,
 ) -> Result<Buses, BuildError> {
     let (mut ports, mut memory) = (Bus::new(), Bus::new());
@@ -320,6 +399,8 @@ fn connect_buses(
         ports.add(range, Arc::clone(&serial.device) as _)?;
     }
     root.connect(&mut ports, &mut memory)?;
+    let registers = acpi::hotplug::REGISTERS..acpi::hotplug::REGISTERS + HotPlug::SIZE;
+    memory.add(registers, Arc::clone(&platform.hotplug) as _)?;
     Ok(Buses { ports, memory })
 }
 
@@ -337,7 +418,7 @@ fn load(spec: &MachineSpec, host: &HostResources, root: &PciRoot) -> Result<Entr
         regions: host.memory.regions(),
         numa: &spec.numa,
         pci_window_64: Some(root.windows().high.clone()),
-        devices: &[],
+        devices: &[&acpi::power::PowerButton, &acpi::hotplug::PciHotPlug],
     };
     acpi::write(ram.as_ref(), &tables)?;
     regs::write_tables(ram.as_ref(), &entry)?;

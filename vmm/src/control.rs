@@ -51,6 +51,11 @@ pub enum Event {
         /// What happened.
         event: VcpuEvent,
     },
+    /// The guest let go of devices.
+    Ejected {
+        /// Which machine's.
+        incarnation: u64,
+    },
     /// A key on the serial port's terminal asks for something.
     Escape(Escape),
     /// The process was asked to end (SIGTERM, SIGINT, SIGHUP).
@@ -265,7 +270,10 @@ impl Control {
             Event::Request(request, reply) => self.request(state, request, reply),
             Event::Done(done) => self.done(state, *done),
             event if matches!(state, State::Busy(_)) => {
-                if let State::Busy(work) = &state {
+                // A device less does not stop a migration.
+                if let State::Busy(work) = &state
+                    && !matches!(event, Event::Ejected { .. })
+                {
                     work.cancel();
                 }
                 self.deferred.push_back(event);
@@ -274,8 +282,11 @@ impl Control {
             Event::Vcpu { incarnation, event } if incarnation == self.incarnation => {
                 self.vcpu_stopped(state, event)
             }
+            Event::Ejected { incarnation } if incarnation == self.incarnation => {
+                Ok(self.devices_left(state))
+            }
             // Of a machine that is gone.
-            Event::Vcpu { .. } => Ok(state),
+            Event::Vcpu { .. } | Event::Ejected { .. } => Ok(state),
             Event::Escape(Escape::Quit) => Ok(self.end(state, Ending::Terminated)),
             Event::Terminate { signal } => {
                 tracing::info!("Signal {signal}: switching the guest off");

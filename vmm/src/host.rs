@@ -92,10 +92,7 @@ pub enum MemorySource {
 pub struct HostResources {
     pub(crate) devices: Vec<Box<dyn VirtioDevice>>,
     pub(crate) serial: Option<SerialPort>,
-    #[expect(
-        dead_code,
-        reason = "held for its thread, which ends when this is dropped"
-    )]
+    /// Its thread ends when this is dropped.
     pub(crate) device_loop: DeviceLoop,
     pub(crate) memory: Memory,
     /// Where the process was started: for vCPUs that have no CPUs of their own.
@@ -149,7 +146,7 @@ impl HostResources {
             }
         })?;
         let serial = open_serial(&spec.serial, comes, &device_loop, events)?;
-        let devices = open_devices(spec, &memory, &device_loop)?;
+        let devices = open_devices(spec, comes, &memory, &device_loop)?;
         Ok(Self {
             devices,
             serial,
@@ -202,6 +199,7 @@ fn open_serial(
 
 fn open_devices(
     spec: &MachineSpec,
+    comes: bool,
     memory: &Memory,
     device_loop: &DeviceLoop,
 ) -> Result<Vec<Box<dyn VirtioDevice>>, HostError> {
@@ -212,7 +210,13 @@ fn open_devices(
         devices.push(Box::new(net));
     }
     for disk in &spec.disks {
-        let disk = Block::new(disk_config(disk), device_loop.handle())?;
+        let config = disk_config(disk);
+        // Whoever has the guest now holds the image.
+        let disk = if comes {
+            Block::incoming(config, device_loop.handle())?
+        } else {
+            Block::new(config, device_loop.handle())?
+        };
         devices.push(Box::new(disk));
     }
     let rng = RngConfig {
@@ -221,6 +225,19 @@ fn open_devices(
     };
     devices.push(Box::new(Rng::new(rng, device_loop.handle())?));
     Ok(devices)
+}
+
+/// Opens one more network device, for a machine that runs.
+///
+/// # Errors
+/// Its tap or vhost-net could not be had.
+pub(crate) fn open_net(
+    spec: &NetSpec,
+    host: &HostResources,
+) -> Result<Box<dyn VirtioDevice>, HostError> {
+    let ram = Arc::clone(host.memory.ram());
+    let net = Net::new(net_config(spec)?, ram, host.device_loop.handle())?;
+    Ok(Box::new(net))
 }
 
 fn disk_config(spec: &DiskSpec) -> BlockConfig {

@@ -2,6 +2,7 @@
 //! [`crate::builder`].
 
 mod description;
+mod platform;
 mod state;
 
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::spec::MachineSpec;
 use crate::vcpu::VcpuHandle;
 
 pub use description::{Description, DescriptionError, FunctionPlace, NotDescribed};
+pub(crate) use platform::EjectWatch;
+pub use platform::{AddError, Platform, RemoveError};
 pub use state::{MachineV1, RestoreError, SaveError, StateError};
 
 /// A built machine. Fields are dropped in their order: vCPUs first, so that
@@ -26,6 +29,7 @@ pub struct Machine {
     pub(crate) spec: Arc<MachineSpec>,
     pub(crate) vcpus: Vec<VcpuHandle>,
     pub(crate) functions: Vec<Function>,
+    pub(crate) platform: Platform,
     pub(crate) root: Arc<PciRoot>,
     pub(crate) vm: Vm,
     /// Read by whoever shows metrics, also while a worker has the machine.
@@ -121,6 +125,7 @@ impl Machine {
             spec: _,
             vcpus,
             functions,
+            platform,
             root,
             vm,
             stats,
@@ -132,6 +137,7 @@ impl Machine {
             drop(vcpu.pause());
         }
         drop(vcpus);
+        drop(platform);
         drop(root);
         // The buses went with the vCPU threads, so these are the last owners.
         host.devices = functions

@@ -118,6 +118,26 @@ impl MachineSpec {
         Self::build(config, facts, Origin::Incoming)
     }
 
+    /// The last network device of `config`, to be added to a machine that runs
+    /// with the others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::from_config`], of that device alone.
+    pub fn net_to_plug(config: &VmConfig, facts: &HostFacts) -> Result<NetSpec, SpecError> {
+        let mut problems = Problems::default();
+        let p = &mut problems;
+        let ids = device_ids::assign(config, Origin::Boot, p);
+        let last = config.net.len().saturating_sub(1);
+        let (nets, ids) = (config.net.get(last..), ids.net.get(last..));
+        let nets = nets.unwrap_or_default();
+        let built = net::build(nets, ids.unwrap_or_default(), facts, Origin::Boot, p);
+        match built.into_iter().next() {
+            Some(net) if problems.is_empty() => Ok(net),
+            _ => Err(problems.into()),
+        }
+    }
+
     fn build(config: &VmConfig, facts: &HostFacts, origin: Origin) -> Result<Self, SpecError> {
         let mut problems = Problems::default();
         let p = &mut problems;

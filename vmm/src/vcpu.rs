@@ -29,6 +29,7 @@ use godwit_devices::bus::Bus;
 use kvm_ioctls::VcpuFd;
 
 use crate::affinity::{self, PlacementError};
+use crate::kvm::attempt;
 use crate::spec::{CpuSet, FifoPriority, VcpuId};
 
 pub use exit::ExitError;
@@ -213,6 +214,17 @@ impl VcpuHandle {
     #[must_use = "the frequency comes with the answer"]
     pub fn tsc_khz(&self) -> Answer<u32> {
         self.call(|fd| Ok(fd.get_tsc_khz().unwrap_or(0)))
+    }
+
+    /// Lets this paused vCPU's time-stamp counter count at `khz`, where the
+    /// processor can scale it (`KVM_CAP_TSC_CONTROL`).
+    #[must_use = "it is set only when the answer came"]
+    pub fn set_tsc_khz(&self, khz: u32) -> Answer<()> {
+        self.call(move |fd| {
+            fd.set_tsc_khz(khz)
+                .map_err(attempt("scale a vCPU's time-stamp counter"))?;
+            Ok(())
+        })
     }
 
     /// Whether the vCPU left the guest for good, which it has told then or is

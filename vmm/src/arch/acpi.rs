@@ -28,6 +28,7 @@ mod fixed;
 pub mod hotplug;
 mod madt;
 mod numa;
+pub mod power;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use godwit_api::config::{NetConfig, VmConfig};
 
-use crate::spec::{HostFacts, HostFactsError, MachineSpec, SpecError};
+use crate::spec::{HostFacts, HostFactsError, MachineSpec, NetSpec, SpecError};
 
 /// A described machine; it fits this host, or did when it was described.
 #[derive(Debug, Default)]
@@ -82,6 +82,36 @@ impl Definition {
                 Err(error)
             }
         }
+    }
+
+    /// As [`add_net`](Self::add_net), for a machine that is built: what it holds
+    /// of the host is not free, so only the new device is looked at.
+    ///
+    /// # Errors
+    /// All that is wrong with it; the description stays as it was.
+    pub fn plug_net(
+        &mut self,
+        net: NetConfig,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(String, NetSpec), DefinitionError> {
+        let mut config = self.config.clone();
+        config.net.push(net);
+        let id = name_last(&mut config);
+        let mut asked = config.clone();
+        if let Some(last) = asked.net.last_mut()
+            && !fds.is_empty()
+        {
+            last.fds = Some(fds.iter().map(AsRawFd::as_raw_fd).collect());
+        }
+        let spec = MachineSpec::net_to_plug(&asked, &HostFacts::read()?)?;
+        if let Some(last) = config.net.last_mut() {
+            last.mac = Some(spec.mac.to_string());
+        }
+        self.config = config;
+        if !fds.is_empty() {
+            self.taps.insert(id.clone(), fds);
+        }
+        Ok((id, spec))
     }
 
     /// Takes a device out; `false` when there is none of that name.

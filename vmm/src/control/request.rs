@@ -1,19 +1,20 @@
 //! What clients ask for.
 
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 
 use godwit_api::config::{NetConfig, VmConfig};
 use godwit_api::error::{ApiError, ErrorKind};
-use godwit_api::events::EventKind;
+use godwit_api::events::{Event as Told, EventKind};
 use godwit_api::handler::{Handler, Outcome, Reply};
 use godwit_api::request::Request;
-use godwit_api::response::{Counters, DeviceNode, Info, Ping, Response, VmState};
+use godwit_api::response::{Counters, DeviceAdded, DeviceNode, Info, Ping, Response, VmState};
 
 use super::answer::{failed, refused, undefined};
 use super::phase::{self, Phase, Verb};
 use super::{Control, Definition, Ending, Event, RunError, State};
-use crate::machine::Machine;
+use crate::machine::{Machine, RemoveError};
 
 /// The API's way to the loop.
 #[derive(Debug)]
@@ -161,6 +162,29 @@ impl Control {
                 reply.send(self.remove_device(&device.id));
                 Ok(state)
             }
+            (Request::PowerButton, State::Running(machine)) => {
+                reply.send(match machine.press_power_button() {
+                    Ok(()) => DONE,
+                    Err(error) => Err(failed(Verb::PowerButton, &error)),
+                });
+                Ok(State::Running(machine))
+            }
+            (Request::AddNet(net, fds), State::Running(mut machine)) => {
+                reply.send(self.plug_net(&mut machine, *net, fds));
+                Ok(State::Running(machine))
+            }
+            (Request::AddNet(net, fds), State::Paused(mut machine)) => {
+                reply.send(self.plug_net(&mut machine, *net, fds));
+                Ok(State::Paused(machine))
+            }
+            (Request::RemoveDevice(device), State::Running(machine)) => {
+                reply.send(unplug(&machine, &device.id));
+                Ok(State::Running(machine))
+            }
+            (Request::RemoveDevice(device), State::Paused(machine)) => {
+                reply.send(unplug(&machine, &device.id));
+                Ok(State::Paused(machine))
+            }
             (Request::SendMigration(request), State::Running(machine)) => {
                 self.send(machine, true, *request, reply)
             }
@@ -252,7 +276,7 @@ impl Control {
         })))
     }
 
-    fn add_net(&mut self, mut net: NetConfig, fds: Vec<std::os::fd::OwnedFd>) -> Outcome {
+    fn add_net(&mut self, mut net: NetConfig, fds: Vec<OwnedFd>) -> Outcome {
         net.fds = None;
         let Some(definition) = &mut self.definition else {
             return DONE;
@@ -263,6 +287,49 @@ impl Control {
             .map_err(|error| undefined(Verb::AddNet, &error))
     }
 
+    /// Adds a network device to a machine that runs.
+    fn plug_net(
+        &mut self,
+        machine: &mut Machine,
+        mut net: NetConfig,
+        fds: Vec<OwnedFd>,
+    ) -> Outcome {
+        net.fds = None;
+        let Some(definition) = &mut self.definition else {
+            return DONE;
+        };
+        let (id, spec) = definition
+            .plug_net(net, fds)
+            .map_err(|error| undefined(Verb::AddNet, &error))?;
+        match machine.add_net(&spec) {
+            Ok(at) => {
+                let bdf = at.to_string();
+                let event = Told::from(EventKind::DeviceAdded).with("id", &id);
+                self.tell(event.with("bdf", &bdf));
+                Ok(Response::DeviceAdded(DeviceAdded { id, bdf }))
+            }
+            Err(error) => {
+                definition.remove(&id);
+                Err(failed(Verb::AddNet, &error))
+            }
+        }
+    }
+
+    /// The guest let go of devices.
+    pub(super) fn devices_left(&mut self, mut state: State) -> State {
+        if let State::Running(machine) | State::Paused(machine) = &mut state {
+            for (id, at) in machine.take_ejected() {
+                if let Some(definition) = &mut self.definition {
+                    definition.remove(&id);
+                }
+                tracing::info!("Device {id} left {at}");
+                let event = Told::from(EventKind::DeviceRemoved).with("id", &id);
+                self.tell(event.with("bdf", at));
+            }
+        }
+        state
+    }
+
     fn remove_device(&mut self, id: &str) -> Outcome {
         let definition = self.definition.as_mut();
         if definition.is_some_and(|definition| definition.remove(id)) {
@@ -270,6 +337,14 @@ impl Control {
         } else {
             Err(no_such_device(Verb::RemoveDevice, id))
         }
+    }
+}
+
+fn unplug(machine: &Machine, id: &str) -> Outcome {
+    match machine.request_removal(id) {
+        Ok(()) => DONE,
+        Err(RemoveError::NoSuchDevice(id)) => Err(no_such_device(Verb::RemoveDevice, &id)),
+        Err(error) => Err(failed(Verb::RemoveDevice, &error)),
     }
 }
 

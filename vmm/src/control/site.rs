@@ -5,12 +5,11 @@ use std::sync::mpsc::Sender;
 
 use super::Event;
 use crate::arch::cpuid;
-use crate::builder::{self, BuildError, Start};
+use crate::builder::{self, BuildError, Start, Told};
 use crate::host::{HostResources, MemorySource, Origin};
 use crate::kvm::KvmError;
 use crate::machine::{Description, Machine};
 use crate::spec::{CpuSet, MachineSpec};
-use crate::vcpu::Report;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -33,7 +32,7 @@ impl Site {
         spec: &Arc<MachineSpec>,
         host: HostResources,
     ) -> Result<Box<Machine>, BuildError> {
-        let machine = builder::build(spec, host, Start::Boot, self.report())?;
+        let machine = builder::build(spec, host, Start::Boot, self.told())?;
         machine.resume();
         Ok(Box::new(machine))
     }
@@ -50,7 +49,7 @@ impl Site {
     ) -> Result<Box<Machine>, BuildError> {
         let host = self.open(&spec, memory)?;
         let start = Start::Incoming(description);
-        let machine = builder::build(&Arc::new(spec), host, start, self.report())?;
+        let machine = builder::build(&Arc::new(spec), host, start, self.told())?;
         Ok(Box::new(machine))
     }
 
@@ -79,12 +78,17 @@ impl Site {
         Ok(HostResources::open(spec, origin, &self.events)?)
     }
 
-    fn report(&self) -> Report {
-        let events = self.events.clone();
+    fn told(&self) -> Told {
         let incarnation = self.incarnation;
-        Arc::new(move |event| {
-            // Without a receiver the machine is being taken apart already.
-            let _ = events.send(Event::Vcpu { incarnation, event });
-        })
+        let (events, ejections) = (self.events.clone(), self.events.clone());
+        Told {
+            report: Arc::new(move |event| {
+                // Without a receiver the machine is being taken apart already.
+                let _ = events.send(Event::Vcpu { incarnation, event });
+            }),
+            ejected: Box::new(move || {
+                let _ = ejections.send(Event::Ejected { incarnation });
+            }),
+        }
     }
 }

@@ -56,15 +56,17 @@ impl Routes {
         Ok(self.vm.set_gsi_routing(&table)?)
     }
 
-    fn set(&mut self, gsi: u32, message: MsiMessage) -> io::Result<()> {
-        let slot = gsi
-            .checked_sub(IOAPIC_PINS)
-            .and_then(|index| self.messages.get_mut(index as usize))
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        if slot.replace(message) == Some(message) {
-            return Ok(());
+    /// Sets routes, with one new table for all of them.
+    fn set(&mut self, routes: impl IntoIterator<Item = (u32, MsiMessage)>) -> io::Result<()> {
+        let mut changed = false;
+        for (gsi, message) in routes {
+            let slot = gsi
+                .checked_sub(IOAPIC_PINS)
+                .and_then(|index| self.messages.get_mut(index as usize))
+                .ok_or(io::ErrorKind::InvalidInput)?;
+            changed |= slot.replace(message) != Some(message);
         }
-        self.apply()
+        if changed { self.apply() } else { Ok(()) }
     }
 }
 
@@ -227,11 +229,20 @@ impl MsiVectors for Vectors {
     }
 
     fn enable(&self, vector: u16, message: MsiMessage) -> io::Result<()> {
-        let (mut entry, gsi) = self.vector(vector)?;
-        lock(&self.routes).set(gsi, message)?;
-        if !entry.attached {
-            self.vm.register_irqfd(&entry.fd, gsi)?;
-            entry.attached = true;
+        self.enable_many(&[(vector, message)])
+    }
+
+    fn enable_many(&self, routes: &[(u16, MsiMessage)]) -> io::Result<()> {
+        let gsis = routes
+            .iter()
+            .map(|&(vector, message)| (self.first_gsi + u32::from(vector), message));
+        lock(&self.routes).set(gsis)?;
+        for &(vector, _) in routes {
+            let (mut entry, gsi) = self.vector(vector)?;
+            if !entry.attached {
+                self.vm.register_irqfd(&entry.fd, gsi)?;
+                entry.attached = true;
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use godwit_devices::hotplug::HotPlugV1;
 use godwit_devices::pci::PciRootV1;
 use godwit_devices::pci::config::RestoreConfigError;
 use godwit_devices::serial::{SerialStateError, SerialV1};
@@ -30,6 +31,7 @@ pub struct MachineV1 {
     clock: ClockV1,
     serial: Option<SerialV1>,
     root: PciRootV1,
+    hotplug: HotPlugV1,
     functions: Vec<FunctionV1>,
 }
 
@@ -217,6 +219,7 @@ impl Machine {
             clock: self.vm.save_clock()?,
             serial,
             root: self.root.save(),
+            hotplug: self.platform.hotplug.save(),
             functions,
         })
     }
@@ -246,6 +249,7 @@ impl Machine {
         }
         self.root.restore(&saved.root)?;
         self.root.refresh();
+        self.platform.hotplug.restore(saved.hotplug);
         if let (Some(port), Some(saved)) = (&self.host.serial, saved.serial) {
             port.device.restore(saved)?;
         }

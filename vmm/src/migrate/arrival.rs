@@ -48,16 +48,6 @@ pub enum ArrivalError {
     /// Registers of the guest's processor that this KVM does not have.
     #[error("This host's KVM does not keep model-specific registers that the guest has: {0}")]
     Registers(String),
-    /// The time-stamp counter counts differently.
-    #[error(
-        "The guest's time-stamp counter counts {guest} kHz, this host's {host} kHz, and this KVM cannot scale it"
-    )]
-    Tsc {
-        /// The guest's.
-        guest: u32,
-        /// This host's.
-        host: u32,
-    },
 }
 
 impl Arrival {
@@ -146,7 +136,11 @@ impl Destination for Arrival {
 
     fn restore(&mut self, state: &[u8]) -> Result<(), Cause> {
         let state = MachineV1::decode(state)?;
-        self.built()?.machine.restore(state, Elapsed::Counts)?;
+        let machine = &self.built()?.machine;
+        machine.restore(state, Elapsed::Counts)?;
+        for function in &machine.functions {
+            function.device.with_device(|device| device.acquire())?;
+        }
         Ok(())
     }
 

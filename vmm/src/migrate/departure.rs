@@ -105,7 +105,11 @@ impl Source for Departure {
     }
 
     fn save(&mut self) -> Result<Vec<u8>, Cause> {
-        Ok(self.machine()?.save()?.encode()?)
+        let machine = self.machine()?;
+        for function in &machine.functions {
+            function.device.with_device(|device| device.release())?;
+        }
+        Ok(machine.save()?.encode()?)
     }
 
     fn resume(&mut self) -> Result<(), Cause> {
@@ -113,6 +117,9 @@ impl Source for Departure {
         let stopped = std::mem::take(&mut self.stopped);
         let running = self.running;
         let machine = self.machine()?;
+        for function in machine.functions.iter().filter(|_| stopped) {
+            function.device.with_device(|device| device.acquire())?;
+        }
         if stopped && running {
             machine.resume_devices();
             // One that ended has told so, and stays where it is.
