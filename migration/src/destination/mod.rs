@@ -169,7 +169,9 @@ impl<D: Destination> Driver<'_, D> {
             receivers.await_last(self.options.stopped)?;
         }
         // What is not populated by now is done by whoever touches it.
-        self.populate = None;
+        if let Some(populate) = &self.populate {
+            populate.end();
+        }
         self.guest.restore(&state).map_err(ReceiveError::Restore)?;
         // From READY on the source may give the guest away at any moment, so that
         // a cancel comes too late here; it does not at the source.
@@ -360,6 +362,7 @@ impl<D: Destination> Driver<'_, D> {
             tracing::warn!(%error, "the source could not be told that the guest runs here");
         }
         self.receivers = None;
+        self.populate = None;
         self.progress.finish();
         Ok(Arrived {
             running_since: since,

@@ -7,7 +7,7 @@ use crate::channel::Stop;
 use crate::memory::Region;
 use crate::wire::message::Extent;
 
-/// The thread. Dropping it ends it after the piece it works on.
+/// The thread. Dropping it joins it.
 #[derive(Debug)]
 pub(super) struct Populate {
     extents: Option<Sender<Vec<Extent>>>,
@@ -47,6 +47,14 @@ impl Populate {
             // The thread may be gone: then nothing is populated ahead.
             let _ = to.send(extents);
         }
+    }
+}
+
+impl Populate {
+    /// Tells it to end after the piece it works on, and does not wait for that:
+    /// it changes nothing that memory holds, so it may overlap whatever follows.
+    pub(super) fn end(&self) {
+        self.over.cancel();
     }
 }
 

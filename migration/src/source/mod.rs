@@ -5,6 +5,7 @@
 
 mod encode;
 mod error;
+mod hot;
 mod round;
 mod sender;
 mod session;
@@ -30,6 +31,7 @@ use crate::wire::{DESCRIPTION_BYTES, FRAME_PAGES, STATE_BYTES};
 
 pub use error::{GuestIs, SendError, SendFailure};
 
+use hot::Hot;
 use round::Work;
 use sender::{Senders, Setup};
 use session::Session;
@@ -253,9 +255,12 @@ impl<S: Source> Driver<'_, S> {
         };
         let mut forecast = Forecast::new(restore_cost, self.clock()?.round_trip);
         let mut hot = Hot::default();
+        let mut fits = false;
         for number in 0.. {
             let mut take = dirty.clone();
-            if self.options.means.hot_pages_last {
+            // Only as long as the stop stays short enough: what is left out stays
+            // dirty in the log, and would otherwise be left out for ever.
+            if self.options.means.hot_pages_last && fits {
                 hot.leave_out(&mut take);
             }
             let left: u64 = count(&dirty) - count(&take);
@@ -279,6 +284,7 @@ impl<S: Source> Driver<'_, S> {
                 dirtied: remaining.saturating_sub(left),
             };
             let predicted = forecast.learn(&round);
+            fits = predicted <= limits.downtime;
             self.report(&round, predicted);
             let so_far = Moment::now().since(self.progress.started());
             match forecast.decide(so_far, &limits) {
@@ -495,39 +501,4 @@ fn clear_all(
         }
     }
     Ok(())
-}
-
-/// Pages that were dirty after each of the last rounds: sending them again is
-/// in vain, so they wait for the stop. Three in a row are wanted, because a
-/// guest that writes here and there hits some pages twice by chance, and
-/// leaving those would lengthen the stop.
-#[derive(Debug, Default)]
-struct Hot {
-    harvests: Vec<Vec<Bitmap>>,
-}
-
-impl Hot {
-    const ROUNDS: usize = 3;
-
-    fn note(&mut self, harvest: Vec<Bitmap>) {
-        if self.harvests.len() == Self::ROUNDS {
-            self.harvests.remove(0);
-        }
-        self.harvests.push(harvest);
-    }
-
-    fn leave_out(&self, take: &mut [Bitmap]) {
-        if self.harvests.len() < Self::ROUNDS {
-            return;
-        }
-        for (region, map) in take.iter_mut().enumerate() {
-            let mut every = map.clone();
-            for harvest in &self.harvests {
-                if let Some(harvested) = harvest.get(region) {
-                    every.intersect(harvested);
-                }
-            }
-            map.subtract(&every);
-        }
-    }
 }
