@@ -347,9 +347,7 @@ impl<D: Destination> Driver<'_, D> {
             Ok(since) => since,
             Err(cause) => {
                 let reason = format!("it does not run here: {}", crate::chain(cause.as_ref()));
-                let _ = self
-                    .control
-                    .send_patiently(&Message::Abort(reason), patience, "ending");
+                self.control.part(reason);
                 return Err(ReceiveError::Run(cause));
             }
         };
@@ -376,15 +374,14 @@ impl<D: Destination> Driver<'_, D> {
             ReceiveError::Channel(cause) => ReceiveError::Channel(self.control.explain(cause)),
             other => other,
         };
-        // A refusal has been told already.
+        // The source first, unless a refusal has told it already: its guest may be
+        // standing still.
         if !matches!(error, ReceiveError::Refused(_)) {
-            let patience = Patience::Committed(Duration::from_millis(200));
-            let message = Message::Abort(crate::chain(&error));
-            let _ = self.control.send_patiently(&message, patience, "ending");
+            self.control.part(crate::chain(&error));
         }
+        self.control.close();
         self.receivers = None;
         self.populate = None;
-        self.control.close();
         if self.built {
             self.guest.abandon();
         }
