@@ -16,8 +16,8 @@ pub(super) struct Populate {
 }
 
 impl Populate {
-    /// Starts it. Without it, memory is allocated as content comes: no error.
-    pub(super) fn start(regions: Vec<Region>, stop: &Stop) -> Option<Self> {
+    /// Starts it, for all regions but those marked. Without it, memory is allocated as content comes: no error.
+    pub(super) fn start(regions: Vec<Region>, leave_out: Vec<bool>, stop: &Stop) -> Option<Self> {
         let (extents, announced) = mpsc::channel::<Vec<Extent>>();
         let over = crate::cancel::Cancel::new().ok()?;
         let ended = over.clone();
@@ -28,6 +28,9 @@ impl Populate {
                 for extent in announced.into_iter().flatten() {
                     if ended.is_cancelled() || stop.check().is_err() {
                         return;
+                    }
+                    if leave_out.get(usize::from(extent.region)) != Some(&false) {
+                        continue;
                     }
                     populate(&regions, &extent, || {
                         ended.is_cancelled() || stop.check().is_err()
