@@ -143,7 +143,7 @@ fn page(kind: &str, number: u64) -> [u8; PAGE_BYTES] {
     match kind {
         "zero" => {}
         "mbuf" => {
-            for line in (0..64).step_by(21) {
+            for line in (0..63).step_by(21) {
                 page[line * 64] = 1;
                 page[line * 64 + 64] = 1;
             }

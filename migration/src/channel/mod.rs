@@ -159,6 +159,36 @@ impl Link {
         );
     }
 
+    /// Says why it ends, and closes. The peer need not hear it; but closing TCP
+    /// with bytes unread resets the connection, and takes from the peer what it
+    /// has not read: so what it still sends is read for a moment.
+    pub(crate) fn part(&self, reason: String) {
+        const MOMENT: Duration = Duration::from_millis(200);
+        let patience = Patience::Committed(MOMENT);
+        let said = self.send_patiently(&Message::Abort(reason), patience, "ending");
+        let _ = shutdown(
+            std::os::fd::AsRawFd::as_raw_fd(&self.socket),
+            Shutdown::Write,
+        );
+        let deadline = Instant::now() + MOMENT;
+        let mut bytes = vec![0; 64 << 10];
+        while said.is_ok() && Instant::now() < deadline {
+            let mut into = Incoming::default();
+            into.bytes(&mut bytes);
+            match into.receive(self.socket.as_fd()) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if self.wait(PollFlags::POLLIN, patience, "ending").is_err() {
+                        break;
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        self.close();
+    }
+
     /// Sends all of it.
     pub(crate) fn send_all(
         &self,

@@ -4,7 +4,6 @@ use std::os::unix::fs::FileExt;
 
 use crate::channel::{ChannelError, Incoming, Link, Patience};
 use crate::memory::{PAGE, PAGE_BYTES, Region};
-use crate::options::Means;
 use crate::scan::LINE_BYTES;
 use crate::wire::pages::{Content, Index, Piece, lines_bytes};
 use crate::wire::{Header, Kind};
@@ -19,15 +18,15 @@ const DOING: &str = "receiving pages";
 #[derive(Debug)]
 pub(super) struct Landing<'a> {
     regions: &'a [Region],
-    through_file: bool,
+    through_file: &'a [bool],
     buffer: Vec<u8>,
 }
 
 impl<'a> Landing<'a> {
-    pub(super) fn new(regions: &'a [Region], means: Means) -> Self {
+    pub(super) fn new(regions: &'a [Region], through_file: &'a [bool]) -> Self {
         Self {
             regions,
-            through_file: means.write_through_file,
+            through_file,
             buffer: Vec::new(),
         }
     }
@@ -46,7 +45,11 @@ impl<'a> Landing<'a> {
         for piece in &index.pieces {
             self.region(piece)?;
         }
-        if self.through_file {
+        let buffered = index
+            .pieces
+            .iter()
+            .all(|piece| self.through_file.get(usize::from(piece.region)) == Some(&true));
+        if buffered {
             self.receive_buffered(link, header, &index)
         } else {
             self.receive_in_place(link, header, &index)
@@ -145,7 +148,7 @@ impl<'a> Landing<'a> {
                     let bytes = piece.count as usize * PAGE_BYTES;
                     let (head, tail) = rest.split_at_checked(bytes).ok_or_else(outside)?;
                     rest = tail;
-                    write_through(region, piece.first, head)?;
+                    write_through(region, piece, head)?;
                 }
                 Content::Raw => {}
                 Content::Lines => {
@@ -202,15 +205,13 @@ fn spread(map: u64, lines: &[u8]) -> [u8; PAGE_BYTES] {
 }
 
 /// Writes pages through the file; through the mapping where the file does not
-/// take writes (hugetlbfs).
-fn write_through(region: &Region, first: u64, bytes: &[u8]) -> Result<(), ChannelError> {
-    let offset = region.layout().file_offset + first * PAGE;
+/// take writes.
+fn write_through(region: &Region, piece: &Piece, bytes: &[u8]) -> Result<(), ChannelError> {
+    let offset = region.layout().file_offset + piece.first * PAGE;
     if region.file().write_all_at(bytes, offset).is_ok() {
         return Ok(());
     }
-    region.write(first, bytes).ok_or(ChannelError::NoSuchPages {
-        region: 0,
-        first,
-        count: bytes.len() as u64 / PAGE,
-    })
+    region
+        .write(piece.first, bytes)
+        .ok_or_else(|| nowhere(piece))
 }

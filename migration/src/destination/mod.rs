@@ -12,6 +12,7 @@ mod populate;
 mod receiver;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::channel::{
 };
 use crate::clock::boot_id;
 use crate::guest::{Destination, Prepared, Refusal};
-use crate::memory::Region;
+use crate::memory::{PAGE, Region};
 use crate::options::Options;
 use crate::stats::{Moment, Progress, Snapshot, micros};
 use crate::wire::message::{Description, Hello, Message, Role, Verdict};
@@ -150,26 +151,36 @@ impl<D: Destination> Driver<'_, D> {
     ) -> Result<(), ReceiveError> {
         self.agree(hello)?;
         let data = self.accept_streams(hello, next)?;
-        let regions = self.prepare()?;
+        let regions = self.prepare()?.regions;
+        // hugetlbfs takes no writes, and warm memory gains nothing by them.
+        let through_file = |region: &Region| {
+            self.options.means.write_through_file
+                && region.layout().page_bytes == PAGE
+                && !is_warm(region)
+        };
+        let through_file: Vec<_> = regions.iter().map(through_file).collect();
         if !data.is_empty() {
             let receivers = Receivers::start(
                 &regions,
                 data,
-                self.options.means,
+                through_file.clone(),
                 Arc::clone(self.progress),
                 self.control.stop(),
             )?;
             self.receivers = Some(receivers);
         }
-        if self.options.means.populate_ahead && self.receivers.is_some() {
-            self.populate = Populate::start(regions, self.control.stop());
+        let ahead = self.options.means.populate_ahead && !regions.iter().all(is_warm);
+        if ahead && self.receivers.is_some() && through_file.contains(&false) {
+            self.populate = Populate::start(regions, through_file, self.control.stop());
         }
         let state = self.await_state()?;
         if let Some(receivers) = &self.receivers {
             receivers.await_last(self.options.stopped)?;
         }
         // What is not populated by now is done by whoever touches it.
-        self.populate = None;
+        if let Some(populate) = &self.populate {
+            populate.end();
+        }
         self.guest.restore(&state).map_err(ReceiveError::Restore)?;
         // From READY on the source may give the guest away at any moment, so that
         // a cancel comes too late here; it does not at the source.
@@ -220,7 +231,7 @@ impl<D: Destination> Driver<'_, D> {
     }
 
     /// Answers about the clock until the description comes; has the guest built.
-    fn prepare(&mut self) -> Result<Vec<Region>, ReceiveError> {
+    fn prepare(&mut self) -> Result<Prepared, ReceiveError> {
         let (description, files) = self.await_description()?;
         let local = description.local;
         if local != (self.streams == 0) {
@@ -255,7 +266,7 @@ impl<D: Destination> Driver<'_, D> {
                 };
                 self.control
                     .send(&Message::Verdict(verdict), "accepting the guest")?;
-                Ok(prepared.regions)
+                Ok(prepared)
             }
             Err(Refusal(reasons)) => {
                 let verdict = Message::Verdict(Verdict::Refuse(bounded(&reasons)));
@@ -345,9 +356,7 @@ impl<D: Destination> Driver<'_, D> {
             Ok(since) => since,
             Err(cause) => {
                 let reason = format!("it does not run here: {}", crate::chain(cause.as_ref()));
-                let _ = self
-                    .control
-                    .send_patiently(&Message::Abort(reason), patience, "ending");
+                self.control.part(reason);
                 return Err(ReceiveError::Run(cause));
             }
         };
@@ -360,6 +369,7 @@ impl<D: Destination> Driver<'_, D> {
             tracing::warn!(%error, "the source could not be told that the guest runs here");
         }
         self.receivers = None;
+        self.populate = None;
         self.progress.finish();
         Ok(Arrived {
             running_since: since,
@@ -373,21 +383,28 @@ impl<D: Destination> Driver<'_, D> {
             ReceiveError::Channel(cause) => ReceiveError::Channel(self.control.explain(cause)),
             other => other,
         };
-        // A refusal has been told already.
+        // The source first, unless a refusal has told it already: its guest may be
+        // standing still.
         if !matches!(error, ReceiveError::Refused(_)) {
-            let patience = Patience::Committed(Duration::from_millis(200));
-            let message = Message::Abort(crate::chain(&error));
-            let _ = self.control.send_patiently(&message, patience, "ending");
+            self.control.part(crate::chain(&error));
         }
+        self.control.close();
         self.receivers = None;
         self.populate = None;
-        self.control.close();
         if self.built {
             self.guest.abandon();
         }
         self.progress.finish();
         error
     }
+}
+
+/// True for memory that was allocated when it was built (prefault): no guest has
+/// touched it, so what its file holds says so.
+fn is_warm(region: &Region) -> bool {
+    const BLOCK_BYTES: u64 = 512;
+    let facts = region.file().metadata();
+    facts.is_ok_and(|facts| facts.blocks() * BLOCK_BYTES >= facts.size())
 }
 
 /// What the source has must be what was built.

@@ -7,7 +7,7 @@ use crate::channel::Stop;
 use crate::memory::Region;
 use crate::wire::message::Extent;
 
-/// The thread. Dropping it ends it after the piece it works on.
+/// The thread. Dropping it joins it.
 #[derive(Debug)]
 pub(super) struct Populate {
     extents: Option<Sender<Vec<Extent>>>,
@@ -16,8 +16,8 @@ pub(super) struct Populate {
 }
 
 impl Populate {
-    /// Starts it. Without it, memory is allocated as content comes: no error.
-    pub(super) fn start(regions: Vec<Region>, stop: &Stop) -> Option<Self> {
+    /// Starts it, for all regions but those marked. Without it, memory is allocated as content comes: no error.
+    pub(super) fn start(regions: Vec<Region>, leave_out: Vec<bool>, stop: &Stop) -> Option<Self> {
         let (extents, announced) = mpsc::channel::<Vec<Extent>>();
         let over = crate::cancel::Cancel::new().ok()?;
         let ended = over.clone();
@@ -28,6 +28,9 @@ impl Populate {
                 for extent in announced.into_iter().flatten() {
                     if ended.is_cancelled() || stop.check().is_err() {
                         return;
+                    }
+                    if leave_out.get(usize::from(extent.region)) != Some(&false) {
+                        continue;
                     }
                     populate(&regions, &extent, || {
                         ended.is_cancelled() || stop.check().is_err()
@@ -47,6 +50,14 @@ impl Populate {
             // The thread may be gone: then nothing is populated ahead.
             let _ = to.send(extents);
         }
+    }
+}
+
+impl Populate {
+    /// Tells it to end after the piece it works on, and does not wait for that:
+    /// it changes nothing that memory holds, so it may overlap whatever follows.
+    pub(super) fn end(&self) {
+        self.over.cancel();
     }
 }
 

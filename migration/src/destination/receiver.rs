@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::land::Landing;
 use crate::channel::{ChannelError, Link, Patience, Stop, message_of};
 use crate::memory::Region;
-use crate::options::Means;
 use crate::stats::Progress;
 use crate::wire::message::Message;
 use crate::wire::{HEADER_BYTES, Kind};
@@ -16,7 +15,7 @@ use crate::wire::{HEADER_BYTES, Kind};
 #[derive(Debug)]
 struct Shared {
     regions: Vec<Region>,
-    means: Means,
+    through_file: Vec<bool>,
     progress: Arc<Progress>,
     stop: Stop,
     /// Streams that have not seen LAST.
@@ -36,13 +35,13 @@ impl Receivers {
     pub(super) fn start(
         regions: &[Region],
         links: Vec<Link>,
-        means: Means,
+        through_file: Vec<bool>,
         progress: Arc<Progress>,
         stop: &Stop,
     ) -> Result<Self, ChannelError> {
         let shared = Arc::new(Shared {
             regions: regions.to_vec(),
-            means,
+            through_file,
             progress,
             stop: stop.clone(),
             open: Mutex::new(links.len()),
@@ -126,7 +125,7 @@ impl Shared {
 /// One receiver's life: frames, until LAST.
 fn run(shared: &Shared, link: &Link) -> Result<(), ChannelError> {
     const DOING: &str = "receiving pages";
-    let mut landing = Landing::new(&shared.regions, shared.means);
+    let mut landing = Landing::new(&shared.regions, &shared.through_file);
     let mut body = Vec::new();
     loop {
         // A source that sends without a pause never makes us wait, and wait is

@@ -211,12 +211,9 @@ impl Session {
         }
     }
 
-    /// Tells the destination why it ends; it need not hear it.
+    /// Tells the destination why it ends.
     pub(super) fn abort(&self, error: &SendError) {
-        let patience = Patience::Committed(Duration::from_millis(200));
-        let message = Message::Abort(crate::chain(error));
-        let _ = self.control.send_patiently(&message, patience, "ending");
-        self.control.close();
+        self.control.part(crate::chain(error));
     }
 }
 

@@ -17,7 +17,8 @@ const DESTINATION_STEPS: [Step; 2] = [Step::Prepare, Step::Restore];
 
 #[test]
 fn a_step_that_fails_leaves_the_guest_at_the_source() {
-    for at in SOURCE_STEPS.into_iter().chain(DESTINATION_STEPS) {
+    let steps = || SOURCE_STEPS.into_iter().chain(DESTINATION_STEPS);
+    for (at, door) in steps().flat_map(|at| [(at, ""), (at, "tcp:127.0.0.1:0")]) {
         let fail = move |step| {
             if step == at {
                 return Err(format!("told to fail at {step:?}"));
@@ -26,7 +27,11 @@ fn a_step_that_fails_leaves_the_guest_at_the_source() {
         };
         let mut guest = small().with_hook(fail);
         let mut place = FakeDestination::new().with_hook(fail);
-        let end = Run::default().run(&mut guest, &mut place);
+        let run = Run {
+            at: door.parse().ok(),
+            ..Run::default()
+        };
+        let end = run.run(&mut guest, &mut place);
         assert_one_guest(&guest, &place, &end, &format!("{at:?}"));
         // Both sides tell the same cause, whichever met it.
         let here = crate::chain(&end.sent.unwrap_err());

@@ -28,13 +28,13 @@ fn memory_is_whole_whatever_is_switched_off() {
     with(|means| means.striped_final = false);
     with(|means| means.stop_at_minimum = false);
     with(|means| means.populate_ahead = false);
-    with(|means| means.write_through_file = true);
+    with(|means| means.write_through_file = false);
     with(|means| means.zero_lines = ZeroLines::Off);
     with(|means| means.checksum_pages = false);
     with(|means| {
         means.checksum_pages = false;
         means.zero_lines = ZeroLines::Off;
-        means.write_through_file = true;
+        means.write_through_file = false;
     });
 }
 
@@ -91,5 +91,15 @@ fn a_page_that_becomes_zero_is_zero_there() {
     // Slow enough that many pages become zero after they were sent.
     run.options.bandwidth = Some(20 << 20);
     moved(run.run(&mut guest, &mut place));
+    assert_same(&before, &place);
+}
+
+#[test]
+fn memory_that_is_warm_is_written_in_place() {
+    let mut guest = FakeSource::new(memory(&[4 << 20, 1 << 20]));
+    fill(guest.memory(), 400, 12);
+    let before = guest.memory().to_vec();
+    let mut place = FakeDestination::new().populated();
+    moved(Run::default().run(&mut guest, &mut place));
     assert_same(&before, &place);
 }
