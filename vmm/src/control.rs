@@ -183,6 +183,8 @@ pub struct Control {
     migration: Option<migration::Migration>,
     /// A client asked to cancel it.
     cancelled: bool,
+    /// Somebody asked how the migration under way goes.
+    watched: bool,
     /// What came while a worker had the machine, and concerns it.
     deferred: VecDeque<Event>,
 }
@@ -204,6 +206,7 @@ impl Control {
             incarnation: 0,
             migration: None,
             cancelled: false,
+            watched: false,
             deferred: VecDeque::new(),
         })
     }
@@ -243,6 +246,9 @@ impl Control {
         }
         loop {
             if let State::Ended(ending) = state {
+                if ending == Ending::Migrated {
+                    self.last_words();
+                }
                 return Ok(ending);
             }
             let event = match self.next_deferred(&state) {

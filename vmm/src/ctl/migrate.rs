@@ -157,6 +157,16 @@ fn is_gone(error: &ClientError) -> bool {
     }
 }
 
+/// How much of the memory is over. A source that does not know what is left has
+/// sent at least this much.
+fn done(progress: &Progress) -> u64 {
+    let over = match progress.remaining_bytes {
+        0 => progress.sent_bytes.saturating_add(progress.zero_bytes),
+        left => progress.present_bytes.saturating_sub(left),
+    };
+    over.min(progress.present_bytes)
+}
+
 fn summary(progress: &Progress) -> String {
     let downtime = match progress.downtime_us {
         Some(us) => format!("downtime {}, ", micros(us)),
@@ -200,11 +210,7 @@ impl Bar {
         self.before = (Instant::now(), progress.sent_bytes);
         self.bar.set_prefix(plain(&progress.phase));
         self.bar.set_length(progress.present_bytes);
-        self.bar.set_position(
-            progress
-                .present_bytes
-                .saturating_sub(progress.remaining_bytes),
-        );
+        self.bar.set_position(done(progress));
         self.bar.set_message(format!(
             "{} present, {} sent, {}/s, dirty {}/s, downtime {}",
             bytes(progress.present_bytes),
