@@ -9,4 +9,5 @@ mod dpdk;
 mod linux;
 mod payload;
 mod refusal;
+mod rest;
 mod support;

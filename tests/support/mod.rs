@@ -1,6 +1,7 @@
 //! What tests are made of: a folder, a config, a process, and what the guest said.
 
 pub mod config;
+pub mod daemon;
 pub mod host;
 pub mod linux;
 pub mod namespace;

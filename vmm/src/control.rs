@@ -188,6 +188,8 @@ pub struct Control {
     migration: Option<migration::Migration>,
     /// A client asked to cancel it.
     cancelled: bool,
+    /// Somebody asked how the migration under way goes.
+    watched: bool,
     /// What came while a worker had the machine, and concerns it.
     deferred: VecDeque<Event>,
 }
@@ -209,6 +211,7 @@ impl Control {
             incarnation: 0,
             migration: None,
             cancelled: false,
+            watched: false,
             deferred: VecDeque::new(),
         })
     }
@@ -248,6 +251,9 @@ impl Control {
         }
         loop {
             if let State::Ended(ending) = state {
+                if ending == Ending::Migrated {
+                    self.last_words();
+                }
                 return Ok(ending);
             }
             let event = match self.next_deferred(&state) {

@@ -1,6 +1,8 @@
 //! The `godwit` command: arguments, logging, exit code.
 
+mod ctl;
 mod inherited;
+mod manual;
 
 use std::error::Error;
 use std::fs::File;
@@ -12,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use godwit::control::{Control, Door, Ending, OnPowerOff, OnReset, Options};
 use godwit::{signals, vcpu};
 use godwit_api::events::{EventMonitor, EventMonitorError};
@@ -76,6 +78,20 @@ enum Command {
         /// The config; unknown fields are errors.
         config: PathBuf,
     },
+
+    Ctl(ctl::Ctl),
+
+    /// Print completions for a shell, to be put where it looks for them.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+
+    /// Print the manual page, or write all pages to a folder.
+    Man {
+        /// Where to write godwit.1, godwit-run.1, godwit-ctl.1 and so on.
+        folder: Option<PathBuf>,
+    },
 }
 
 /// A path, or a descriptor that is open.
@@ -105,6 +121,16 @@ impl FromStr for Place {
 fn main() -> ExitCode {
     let start = Instant::now();
     let arguments = Arguments::parse();
+    match &arguments.command {
+        Some(Command::Ctl(ctl)) => return control(ctl, arguments.api_socket.as_ref()),
+        Some(Command::Completion { shell }) => {
+            return printed(manual::completion(Arguments::command(), *shell));
+        }
+        Some(Command::Man { folder }) => {
+            return printed(manual::pages(Arguments::command(), folder.as_deref()));
+        }
+        Some(Command::Run { .. }) | None => (),
+    }
     match run(&arguments, start) {
         Ok(ending) => ExitCode::from(match ending {
             Ending::PoweredOff | Ending::Terminated | Ending::Migrated => 0,
@@ -113,6 +139,30 @@ fn main() -> ExitCode {
         }),
         Err(error) => {
             report(error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The client needs a path: a descriptor that listens leads nowhere.
+fn control(ctl: &ctl::Ctl, place: Option<&Place>) -> ExitCode {
+    match place {
+        Some(Place::Fd(fd)) => {
+            eprintln!("godwit: --api-socket fd={fd}: ctl connects to a path");
+            ExitCode::from(2)
+        }
+        Some(Place::Path(path)) => ctl::main(ctl, Some(path)),
+        None => ctl::main(ctl, None),
+    }
+}
+
+fn printed(outcome: io::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
             ExitCode::FAILURE
         }
     }
@@ -127,12 +177,12 @@ fn run(arguments: &Arguments, start: Instant) -> Result<Ending, Box<dyn Error>> 
     vcpu::install_signal_handler()?;
     let first = match &arguments.command {
         Some(Command::Run { config }) => Some(godwit_api::config::read_file(config)?),
-        None if arguments.api_socket.is_none() => {
+        _ if arguments.api_socket.is_none() => {
             return Err(
                 "Nothing to do: name a config (godwit run CONFIG.json) or --api-socket".into(),
             );
         }
-        None => None,
+        _ => None,
     };
     let mut control = Control::new(options(arguments))?;
     // Dropped late: what was told last goes out.

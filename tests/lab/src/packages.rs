@@ -58,8 +58,13 @@ pub const FOR_OUTER: &[Program] = &[
     program("ping", "iputils-ping", "ICMP to the guest"),
 ];
 
-/// What building the integration tests takes: they hold a payload guest in C.
-pub const FOR_TESTS: &[Program] = &[program("cc", "gcc", "building the payload guest")];
+/// What the integration tests take: they hold a payload guest in C, and some look through programs
+/// of the host.
+pub const FOR_TESTS: &[Program] = &[
+    program("cc", "gcc", "building the payload guest"),
+    program("systemd-analyze", "systemd", "checking the service units"),
+    program("tmux", "tmux", "a terminal for `godwit ctl top`"),
+];
 
 /// Where `name` is: on `PATH`, or in a folder that an ordinary user's `PATH` may lack.
 pub fn find(name: &str) -> Option<PathBuf> {

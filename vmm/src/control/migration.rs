@@ -1,13 +1,13 @@
 //! A migration under way, or the last one: what is told of it, and its steps.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use godwit_api::error::{ApiError, ErrorChain, ErrorKind};
-use godwit_api::events::{Event, EventKind};
+use godwit_api::events::{Event as Told, EventKind};
 use godwit_api::handler::{Outcome as Answered, Reply};
 use godwit_api::request::{
-    Endpoint, NetFds, ReceiveMigration, SendMigration, TimeoutStrategy, ZeroLines,
+    Endpoint, NetFds, ReceiveMigration, Request, SendMigration, TimeoutStrategy, ZeroLines,
 };
 use godwit_api::response::{
     MigrationRole, MigrationStatus, PhaseTime, Progress as Shown, Response,
@@ -23,7 +23,7 @@ use godwit_migration::stats::Progress;
 use super::answer::failed;
 use super::phase::{Phase, Verb};
 use super::work::Done;
-use super::{Control, Ending, RunError, State};
+use super::{Control, Ending, Event, RunError, State};
 use crate::affinity;
 use crate::machine::Machine;
 use crate::migrate::{Arrival, Departure, Places};
@@ -121,7 +121,30 @@ fn no_tls() -> ApiError {
     )
 }
 
+/// How long the process stays for whoever watches its guest leave: a few of the
+/// client's looks.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 impl Control {
+    /// Tells whoever watched the migration how it ended. Without that, a source
+    /// that has sent its guest looks like one that crashed. Nothing else is
+    /// answered any more, and nobody waits for the process but who asked.
+    pub(super) fn last_words(&mut self) {
+        let end = Instant::now() + LAST_WORDS;
+        while self.watched {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.received.recv_timeout(left) {
+                Ok(Event::Request(Request::MigrationProgress, reply)) => {
+                    reply.send(self.progress());
+                    return;
+                }
+                // Its reply says, as it drops, that the process ends.
+                Ok(_) => (),
+                Err(_) => return,
+            }
+        }
+    }
+
     pub(super) fn progress(&self) -> Answered {
         match &self.migration {
             Some(migration) => Ok(Response::Progress(Box::new(migration.shown()))),
@@ -163,6 +186,7 @@ impl Control {
         let migration = Migration::new(MigrationRole::Source);
         let progress = Arc::clone(&migration.progress);
         self.migration = Some(migration);
+        self.watched = false;
         let config = definition.config().clone();
         let cpus = machine.spec.platform.migration_cpus.clone();
         let (to, options) = (address(&request.destination_url), options(&request));
@@ -198,7 +222,7 @@ impl Control {
                     snapshot.downtime_us,
                     snapshot.sent_bytes
                 );
-                let event = Event::from(EventKind::MigrationFinished)
+                let event = Told::from(EventKind::MigrationFinished)
                     .with("total_us", snapshot.total_us)
                     .with("downtime_us", snapshot.downtime_us);
                 self.tell(event);
@@ -240,8 +264,9 @@ impl Control {
         };
         match status {
             MigrationStatus::Cancelled => self.tell(EventKind::MigrationCancelled),
-            MigrationStatus::Failed => self
-                .tell(Event::from(EventKind::MigrationFailed).with("reason", error.0.join(": "))),
+            MigrationStatus::Failed => {
+                self.tell(Told::from(EventKind::MigrationFailed).with("reason", error.0.join(": ")))
+            }
             MigrationStatus::Finished | MigrationStatus::Ongoing => {}
         }
         self.cancelled = false;

@@ -195,6 +195,7 @@ impl Control {
                 self.receive(state, *request, fds, reply)
             }
             (Request::MigrationProgress, state) => {
+                self.watched = true;
                 reply.send(self.progress());
                 Ok(state)
             }

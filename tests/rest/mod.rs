@@ -1,0 +1,10 @@
+//! The REST interface and its client, through the real process.
+
+mod bad_input;
+mod ctl;
+mod kill;
+mod life;
+mod old_clients;
+mod refusals;
+mod service;
+mod terminal;
