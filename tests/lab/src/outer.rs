@@ -47,6 +47,9 @@ const UP_LIMIT: Duration = Duration::from_secs(180);
 /// A gap between heartbeats that makes a machine one that stood still.
 pub const STALL: Duration = Duration::from_secs(10);
 
+/// A gap after which a machine is given up: none that stood still so long has gone on.
+pub const LOST: Duration = Duration::from_secs(120);
+
 /// Scratch space in the machine's own memory, for everything written often.
 pub const SCRATCH: &str = "/run/lab";
 
@@ -227,14 +230,29 @@ impl Outer {
         &self.kernel
     }
 
+    /// Runs a program to its end, unless the machine is lost meanwhile.
+    ///
+    /// # Errors
+    /// When the machine ends, stands still for [`LOST`], or does not answer.
+    pub fn run(&self, exec: Exec) -> Result<Output, AgentError> {
+        let started = Instant::now();
+        let alive = || {
+            let silence = lock(&self.console).last_beat.elapsed();
+            if silence.min(started.elapsed()) > LOST {
+                return Err(AgentError::StandsStill(silence));
+            }
+            Ok(())
+        };
+        self.client.run_while(exec, |_: Stream, _: &[u8]| {}, alive)
+    }
+
     /// Runs a shell script in the machine and gives what it left behind.
     ///
     /// # Errors
     /// When the machine ends or does not answer. A script that fails is not an error here.
     pub fn shell(&self, script: &str, limit: Duration) -> Result<Output, AgentError> {
         let arguments = ["sh", "-c", script].map(str::to_owned).to_vec();
-        self.client
-            .run(exec(arguments, limit), |_: Stream, _: &[u8]| {})
+        self.run(exec(arguments, limit))
     }
 
     /// The longest time without a heartbeat since the last call, the current one included.

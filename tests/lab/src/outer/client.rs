@@ -25,6 +25,9 @@ pub enum AgentError {
     /// The agent did not answer although the program's own limit had passed.
     #[error("the agent in the outer machine did not answer within {0:?}")]
     Silent(Duration),
+    /// Its heart has stopped.
+    #[error("the outer machine has been standing still for {0:.0?}")]
+    StandsStill(Duration),
     /// The agent refused.
     #[error("the agent cannot use {path}: {ending}")]
     Refused {
@@ -124,10 +127,16 @@ impl Client {
     ///
     /// # Errors
     /// When the outer machine ends or does not answer. A program that fails is not an error here.
-    pub fn run(
+    pub fn run(&self, exec: Exec, seen: impl FnMut(Stream, &[u8])) -> Result<Output, AgentError> {
+        self.run_while(exec, seen, || Ok(()))
+    }
+
+    /// The same, as long as `alive` has no reason to give up; it is asked once a second.
+    pub(super) fn run_while(
         &self,
         exec: Exec,
         mut seen: impl FnMut(Stream, &[u8]),
+        alive: impl Fn() -> Result<(), AgentError>,
     ) -> Result<Output, AgentError> {
         let limit = Duration::from_millis(exec.limit_ms).saturating_add(GRACE);
         let started = Instant::now();
@@ -135,8 +144,10 @@ impl Client {
         let mut kept: [Vec<u8>; 2] = Default::default();
         loop {
             let left = limit.saturating_sub(started.elapsed());
-            match job.next(left)? {
-                None => return Err(AgentError::Silent(limit)),
+            alive()?;
+            match job.next(left.min(Duration::from_secs(1)))? {
+                None if left.is_zero() => return Err(AgentError::Silent(limit)),
+                None => {}
                 Some((Reply::Output(stream), data)) => {
                     seen(stream, &data);
                     let [out, err] = &mut kept;

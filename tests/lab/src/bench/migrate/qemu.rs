@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -191,6 +192,10 @@ impl Pair for QemuPair {
             raw,
         };
         Ok(true)
+    }
+
+    fn wait_for_end(&mut self, patience: Duration) {
+        thread::sleep(patience);
     }
 
     fn reported(&mut self) -> Reported {

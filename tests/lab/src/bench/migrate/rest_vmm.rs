@@ -45,6 +45,7 @@ pub struct RestPair {
     destination: Option<Side>,
     /// What `vm.receive-migration` answers, in the end.
     received: Option<Receiver<Result<Value, RestError>>>,
+    /// When it did, until the source was told to end.
     arrived: Option<Instant>,
     asked: Instant,
     /// The source's last word.
@@ -74,6 +75,17 @@ impl RestPair {
             asked: Instant::now(),
             progress: Value::Null,
         })
+    }
+
+    /// Asks the source how far it is, now and then.
+    fn ask(&mut self) {
+        if self.asked.elapsed() < INTERVAL {
+            return;
+        }
+        self.asked = Instant::now();
+        if let Some(progress) = self.source.progress() {
+            self.progress = progress;
+        }
     }
 
     fn handover_socket(&self) -> PathBuf {
@@ -232,6 +244,10 @@ impl Pair for RestPair {
                 Ok(Ok(_)) => {
                     self.received = None;
                     self.arrived = Some(Instant::now());
+                    // At once: the source may be gone in a moment.
+                    self.asked = self.asked.checked_sub(INTERVAL).unwrap_or(self.asked);
+                    self.ask();
+                    return Ok(true);
                 }
                 Ok(Err(error)) => {
                     return Err(DriveError::Failed {
@@ -241,27 +257,25 @@ impl Pair for RestPair {
                 Err(_) => {}
             }
         }
-        // A VMM that does not end by itself is told to, as an operator would.
+        self.ask();
+        match self.progress["status"].as_str() {
+            Some("failed" | "cancelled") => Err(DriveError::Failed {
+                reason: self.progress.to_string(),
+            }),
+            _ => Ok(false),
+        }
+    }
+
+    /// A VMM that does not end by itself is told to, as an operator would.
+    fn wait_for_end(&mut self, patience: Duration) {
+        thread::sleep(patience);
+        self.ask();
         if self
             .arrived
             .is_some_and(|arrived| arrived.elapsed() > FAREWELL)
         {
             self.arrived = None;
             let _ = self.source.put("vmm.shutdown", None);
-        }
-        if self.asked.elapsed() < INTERVAL {
-            return Ok(false);
-        }
-        self.asked = Instant::now();
-        if let Some(progress) = self.source.progress() {
-            self.progress = progress;
-        }
-        match self.progress["status"].as_str() {
-            Some("failed" | "cancelled") => Err(DriveError::Failed {
-                reason: self.progress.to_string(),
-            }),
-            Some("finished") => Ok(true),
-            _ => Ok(false),
         }
     }
 

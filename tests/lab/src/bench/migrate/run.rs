@@ -44,7 +44,8 @@ const BEAT_LIMIT: Duration = Duration::from_secs(30);
 pub struct Sample {
     /// From sending the request to the source process being gone, in milliseconds.
     pub total_ms: f64,
-    /// To the VMM's word that the migration has completed; `None` when it ended without one.
+    /// To the VMM's word that the guest runs at the destination; `None` when the source was gone
+    /// before it was seen.
     pub completed_ms: Option<f64>,
     /// From the source's last beat to the destination's first, in microseconds.
     pub gap_us: f64,
@@ -178,7 +179,7 @@ impl Run {
                 break started.elapsed();
             }
             if completed.is_some() {
-                thread::sleep(GLANCE / 4);
+                self.pair.wait_for_end(GLANCE / 4);
             } else if self.completed()? {
                 completed = Some(started.elapsed());
             }

@@ -119,12 +119,13 @@ pub trait Pair {
     /// # Errors
     /// See [`DriveError`].
     fn send(&mut self) -> Result<(), DriveError>;
-    /// Waits a little, and says whether the migration has completed. The source is then on its way
-    /// out: by itself, or because it was told to go.
+    /// Waits a little, and says whether the guest runs at the destination.
     ///
     /// # Errors
     /// When the migration failed.
     fn completed(&mut self, patience: Duration) -> Result<bool, DriveError>;
+    /// Waits a little for the source to end, after that; tells it to where it must be told.
+    fn wait_for_end(&mut self, patience: Duration);
     /// What the VMM says, when all is over.
     fn reported(&mut self) -> Reported;
 }
