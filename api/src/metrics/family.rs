@@ -94,9 +94,8 @@ impl Family {
         help: String,
         labels: &'static [&'static str],
     ) -> Option<Self> {
-        let fits = is_name(&name)
-            && ends_in_total(&name) == (kind == Kind::Counter)
-            && are_labels(labels);
+        let fits =
+            is_name(&name) && ends_in_total(&name) == (kind == Kind::Counter) && are_labels(labels);
         fits.then_some(Self {
             name: Cow::Owned(name),
             help: Cow::Owned(help),
