@@ -21,6 +21,7 @@ pub mod site;
 mod work;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use godwit_api::config::VmConfig;
@@ -32,6 +33,7 @@ use godwit_devices::serial::Escape;
 use crate::affinity;
 use crate::builder::BuildError;
 use crate::machine::Machine;
+use crate::metrics::MetricsSource;
 use crate::spec::CpuSet;
 use crate::vcpu::{ExitError, Stop, VcpuEvent};
 
@@ -170,6 +172,16 @@ impl State {
             Self::Busy(work) => work.phase(),
         }
     }
+
+    /// The machine, when no worker has it.
+    fn machine(&self) -> Option<&Machine> {
+        match self {
+            Self::Running(machine) | Self::Paused(machine) | Self::Unsettled(machine) => {
+                Some(machine)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The owner.
@@ -178,6 +190,8 @@ pub struct Control {
     options: Options,
     events: Sender<Event>,
     received: Receiver<Event>,
+    /// Told of each change, and so answers also while a worker has the machine.
+    metrics: Arc<MetricsSource>,
     /// Where the process was started: vCPUs without CPUs of their own run there.
     home: CpuSet,
     /// Who follows what happens, if anybody does.
@@ -205,6 +219,7 @@ impl Control {
             options,
             events,
             received,
+            metrics: Arc::default(),
             home: affinity::allowed().map_err(RunError::Affinity)?,
             monitor: None,
             definition: None,
@@ -250,6 +265,7 @@ impl Control {
             state = self.start_boot(spec, None)?;
         }
         loop {
+            self.metrics.observe(state.phase(), state.machine());
             if let State::Ended(ending) = state {
                 if ending == Ending::Migrated {
                     self.last_words();

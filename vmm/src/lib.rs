@@ -20,6 +20,7 @@ pub mod host;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod migrate;
 pub mod signals;
 pub mod spec;

@@ -96,6 +96,10 @@ impl Control {
                 reply.send(Ok(Response::Ping(ping())));
                 Ok(state)
             }
+            (Request::Metrics, state) => {
+                self.metrics.answer(reply);
+                Ok(state)
+            }
             (Request::ShutdownVmm, state) => Ok(self.shutdown_vmm(state, reply)),
             (Request::Create(config), state) => {
                 let (outcome, state) = match self.create(*config) {
