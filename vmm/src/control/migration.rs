@@ -130,8 +130,11 @@ impl Control {
     /// that has sent its guest looks like one that crashed. Nothing else is
     /// answered any more, and nobody waits for the process but who asked.
     pub(super) fn last_words(&mut self) {
+        if !self.watched {
+            return;
+        }
         let end = Instant::now() + LAST_WORDS;
-        while self.watched {
+        loop {
             let left = end.saturating_duration_since(Instant::now());
             match self.received.recv_timeout(left) {
                 Ok(Event::Request(Request::MigrationProgress, reply)) => {
