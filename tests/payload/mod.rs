@@ -5,5 +5,6 @@ mod boot;
 mod cpus;
 mod end;
 mod memory;
+mod metrics;
 mod serial;
 mod threads;
