@@ -37,6 +37,7 @@ pub mod precopy;
 mod scan;
 pub mod source;
 pub mod stats;
+pub mod store;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
 pub mod wire;

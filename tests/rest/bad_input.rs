@@ -121,7 +121,10 @@ fn descriptors_that_do_not_fit() {
     assert_eq!(added.expect("it is taken").status, 204);
     let (status, chain) = daemon.refused("vm.boot", "");
     assert_eq!(status, 500, "{chain:?}");
-    assert!(chain.join(": ").contains("not a queue of a TAP"), "{chain:?}");
+    assert!(
+        chain.join(": ").contains("not a queue of a TAP"),
+        "{chain:?}"
+    );
     daemon.put_json("vm.remove-device", r#"{"id": "n"}"#);
     // A request that takes none.
     let with_fds = daemon

@@ -23,5 +23,6 @@ pub mod memory;
 pub mod metrics;
 pub mod migrate;
 pub mod signals;
+pub mod snapshot;
 pub mod spec;
 pub mod vcpu;

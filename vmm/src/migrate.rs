@@ -25,7 +25,7 @@ pub use places::{PlaceError, Places};
 
 /// Guest memory as migration sees it, in the order of guest addresses, which is
 /// that of KVM's slots.
-fn regions(ram: &Arc<GuestRam>) -> Result<Vec<Region>, RegionError> {
+pub(crate) fn regions(ram: &Arc<GuestRam>) -> Result<Vec<Region>, RegionError> {
     ram.iter()
         .filter_map(|region| {
             let file = region.file_offset()?;

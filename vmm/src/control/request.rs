@@ -166,6 +166,10 @@ impl Control {
                 reply.send(self.remove_device(&device.id));
                 Ok(state)
             }
+            (Request::Snapshot(request), State::Paused(machine)) => {
+                self.start_snapshot(machine, &request.destination_url, reply)
+            }
+            (Request::Restore(request, fds), _) => self.start_restore(request, fds, reply),
             (Request::PowerButton, State::Running(machine)) => {
                 reply.send(match machine.press_power_button() {
                     Ok(()) => DONE,

@@ -6,19 +6,22 @@ use std::thread;
 use godwit_api::error::ApiError;
 use godwit_api::events::EventKind;
 use godwit_api::handler::Reply;
+use godwit_api::request::{FolderUrl, NetFds, Restore};
 use godwit_api::response::Response;
 
 use godwit_migration::cancel::Cancel;
 use godwit_migration::destination::{Arrived, ReceiveError};
 use godwit_migration::source::{Outcome, SendFailure};
+use godwit_migration::store::Stored;
 
 use super::answer::failed;
 use super::phase::{Phase, Verb};
 use super::site::Site;
-use super::{Control, Event, RunError, State};
+use super::{Control, Definition, Event, RunError, State};
 use crate::builder::BuildError;
 use crate::machine::Machine;
-use crate::migrate::{Arrival, Departure};
+use crate::migrate::{Arrival, Departure, Places};
+use crate::snapshot::{self, SnapshotError};
 use crate::spec::MachineSpec;
 
 /// Work under way.
@@ -54,6 +57,24 @@ pub enum Done {
         reply: Option<Reply>,
         /// Boot, or reboot.
         verb: Verb,
+    },
+    /// A machine was written to a folder, or not.
+    Snapshotted {
+        /// What came of it.
+        result: Result<Stored, SnapshotError>,
+        /// The machine, paused as it was.
+        machine: Box<Machine>,
+        /// Who asked.
+        reply: Reply,
+    },
+    /// A machine was made from a folder, or not.
+    Restored {
+        /// What came of it.
+        result: Result<(Box<Machine>, Box<Definition>), SnapshotError>,
+        /// Whether it is to go on at once.
+        resume: bool,
+        /// Who asked.
+        reply: Reply,
     },
     /// A machine left, or did not.
     Sent {
@@ -162,12 +183,93 @@ impl Control {
                 }
                 None => Err(error.into()),
             },
+            Done::Snapshotted {
+                result,
+                machine,
+                reply,
+            } => {
+                reply.send(match result {
+                    Ok(stored) => {
+                        tracing::info!("Wrote {} MiB of memory", stored.data_bytes >> 20);
+                        self.tell(EventKind::Snapshotted);
+                        Ok(Response::Done)
+                    }
+                    Err(error) => Err(failed(Verb::Snapshot, &error)),
+                });
+                Ok(State::Paused(machine))
+            }
+            Done::Restored {
+                result,
+                resume,
+                reply,
+            } => Ok(self.restored(result, resume, reply)),
             Done::Sent { result, departure } => Ok(self.sent(result, *departure)),
             Done::Received {
                 result,
                 arrival,
                 reply,
             } => Ok(self.received(result, *arrival, reply)),
+        }
+    }
+
+    pub(super) fn start_snapshot(
+        &mut self,
+        machine: Box<Machine>,
+        folder: &FolderUrl,
+        reply: Reply,
+    ) -> Result<State, RunError> {
+        let config = self.definition.as_ref().map(|d| d.config().clone());
+        let folder = folder.path().to_owned();
+        self.tell(EventKind::Snapshotting);
+        self.start(Phase::Snapshotting, None, move || Done::Snapshotted {
+            result: snapshot::write(&machine, &config.unwrap_or_default(), &folder),
+            machine,
+            reply,
+        })
+    }
+
+    pub(super) fn start_restore(
+        &mut self,
+        request: Restore,
+        fds: Vec<NetFds>,
+        reply: Reply,
+    ) -> Result<State, RunError> {
+        let site = self.site();
+        self.tell(EventKind::Restoring);
+        self.start(Phase::Restoring, None, move || {
+            let folder = request.source_url.path();
+            Done::Restored {
+                result: snapshot::read(&site, folder, Places::taps(fds), request.prefault),
+                resume: request.resume,
+                reply,
+            }
+        })
+    }
+
+    fn restored(
+        &mut self,
+        result: Result<(Box<Machine>, Box<Definition>), SnapshotError>,
+        resume: bool,
+        reply: Reply,
+    ) -> State {
+        let (machine, definition) = match result {
+            Ok(came) => came,
+            Err(error) => {
+                self.leave_cpus();
+                reply.send(Err(failed(Verb::Restore, &error)));
+                return State::Empty;
+            }
+        };
+        self.definition = Some(*definition);
+        self.note_serial_place(&machine);
+        self.tell(EventKind::Restored);
+        reply.send(Ok(Response::Done));
+        if resume {
+            machine.resume_after_pause();
+            self.tell(EventKind::Resumed);
+            State::Running(machine)
+        } else {
+            State::Paused(machine)
         }
     }
 

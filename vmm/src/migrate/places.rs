@@ -32,6 +32,15 @@ impl Places {
         }
     }
 
+    /// Only taps that came with the request.
+    #[must_use]
+    pub fn taps(fds: Vec<NetFds>) -> Self {
+        Self {
+            request: None,
+            taps: fds.into_iter().map(|net| (net.id, net.fds)).collect(),
+        }
+    }
+
     /// Writes them into the config of the machine that comes; what is left are
     /// the open taps of its devices.
     ///

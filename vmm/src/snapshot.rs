@@ -1,0 +1,218 @@
+//! A machine in a folder.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `config.json` | the machine's config, to be read by people |
+//! | `machine.bin` | its [`Description`], as a migration sends it ahead |
+//! | `memory.bin` | its memory: regions one after the other, holes for zeros |
+//! | `state.bin` | its [`MachineV1`]; written last, so that a snapshot that has it is complete |
+//!
+//! Disk images are not part of it: they must be as they were.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use godwit_api::config::VmConfig;
+use godwit_migration::store::{self, StoreError, Stored};
+
+use crate::builder::BuildError;
+use crate::control::site::Site;
+use crate::control::{Definition, DefinitionError};
+use crate::host::MemorySource;
+use crate::kvm::Elapsed;
+use crate::machine::{
+    Description, DescriptionError, Machine, MachineV1, RestoreError, SaveError, StateError,
+};
+use crate::memory::MemoryError;
+use crate::migrate::{PlaceError, Places, regions};
+
+const CONFIG: &str = "config.json";
+const MACHINE: &str = "machine.bin";
+const MEMORY: &str = "memory.bin";
+const STATE: &str = "state.bin";
+
+/// Description and state are read whole; more than this is no machine's.
+const READ_LIMIT: u64 = 64 << 20;
+
+/// A snapshot could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A file of it.
+    #[error("Could not {attempt} {}", path.display())]
+    File {
+        /// What was attempted.
+        attempt: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// There is one already.
+    #[error("{} holds a snapshot already: remove it, or name another folder", .0.display())]
+    Exists(PathBuf),
+    /// There is none, or not a whole one.
+    #[error("{} holds no complete snapshot: {STATE} is missing", .0.display())]
+    Missing(PathBuf),
+    /// The machine's state.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The state's bytes.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The description.
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
+    /// Memory.
+    #[error(transparent)]
+    Memory(#[from] StoreError),
+    /// Memory could not be looked at.
+    #[error(transparent)]
+    Region(#[from] godwit_migration::memory::RegionError),
+    /// The config is not one of a machine on this host.
+    #[error(transparent)]
+    Define(#[from] DefinitionError),
+    /// A tap came for a device that the machine does not have.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// This host's processor lacks features that the guest was promised.
+    #[error("This host's processor lacks what the guest uses: {0}")]
+    Features(String),
+    /// The machine could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Its state was refused.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// Its memory could not be filled.
+    #[error(transparent)]
+    Fill(#[from] MemoryError),
+    /// A disk is in use.
+    #[error(transparent)]
+    Disk(#[from] godwit_devices::virtio::ActivateError),
+}
+
+fn failed<'a>(
+    attempt: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> SnapshotError + 'a {
+    move |source| SnapshotError::File {
+        attempt,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Writes a paused machine to `folder`, which is made if it is not there.
+///
+/// # Errors
+/// There is a snapshot already, the file system is full, or the machine cannot
+/// be saved; what was written is removed.
+pub fn write(machine: &Machine, config: &VmConfig, folder: &Path) -> Result<Stored, SnapshotError> {
+    fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
+    if [STATE, MEMORY, MACHINE]
+        .iter()
+        .any(|name| folder.join(name).exists())
+    {
+        return Err(SnapshotError::Exists(folder.to_owned()));
+    }
+    let written = write_files(machine, config, folder);
+    if written.is_err() {
+        for name in [STATE, MEMORY, MACHINE, CONFIG] {
+            let _ = fs::remove_file(folder.join(name));
+        }
+    }
+    written
+}
+
+fn write_files(
+    machine: &Machine,
+    config: &VmConfig,
+    folder: &Path,
+) -> Result<Stored, SnapshotError> {
+    let description = Description::of(machine, config, false)?;
+    let text = serde_json::to_vec_pretty(config).map_err(DescriptionError::from)?;
+    put(&folder.join(CONFIG), &text)?;
+    put(&folder.join(MACHINE), &description.encode()?)?;
+    let path = folder.join(MEMORY);
+    let file = File::create_new(&path).map_err(failed("create", &path))?;
+    let stored = store::save(&regions(machine.host.memory.ram())?, &file)?;
+    file.sync_all().map_err(failed("write", &path))?;
+    put(&folder.join(STATE), &machine.save()?.encode()?)?;
+    let folder_file = File::open(folder).map_err(failed("open", folder))?;
+    folder_file.sync_all().map_err(failed("write", folder))?;
+    Ok(stored)
+}
+
+/// A file appears with all of its content, or not at all.
+fn put(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+    let part = path.with_extension("part");
+    let mut file = File::create(&part).map_err(failed("create", &part))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&part, path))
+        .map_err(failed("write", path))
+}
+
+/// Makes a machine from `folder`; it is paused. With `prefault` all of its
+/// memory has pages before this returns, as its config says.
+///
+/// # Errors
+/// There is no snapshot, it is damaged, or this host cannot have the machine.
+pub fn read(
+    site: &Site,
+    folder: &Path,
+    mut places: Places,
+    prefault: bool,
+) -> Result<(Box<Machine>, Box<Definition>), SnapshotError> {
+    if !folder.join(STATE).exists() {
+        return Err(SnapshotError::Missing(folder.to_owned()));
+    }
+    let description = Description::decode(&get(&folder.join(MACHINE))?)?;
+    let mut config = description.config()?;
+    let taps = places.apply(&mut config).map_err(|errors| {
+        let first = errors.into_iter().next();
+        first.map_or_else(|| SnapshotError::Missing(folder.to_owned()), Into::into)
+    })?;
+    let definition = Definition::incoming(config, taps);
+    let spec = definition.incoming_spec()?;
+    let missing = site.missing_features(&spec, &description);
+    if let Some(missing) = missing.map_err(BuildError::from)? {
+        return Err(SnapshotError::Features(missing));
+    }
+    let state = MachineV1::decode(&get(&folder.join(STATE))?)?;
+    let machine = site.build_incoming(spec, MemorySource::Unfilled, &description)?;
+    let path = folder.join(MEMORY);
+    let file = File::open(&path).map_err(failed("open", &path))?;
+    let loaded = store::load(&regions(machine.host.memory.ram())?, &file)?;
+    tracing::info!("Read {} MiB of memory", loaded.data_bytes >> 20);
+    machine.restore(state, Elapsed::Skipped)?;
+    for function in &machine.functions {
+        function.device.with_device(|device| device.acquire())?;
+    }
+    if prefault {
+        let spec = &machine.spec;
+        let cpus = spec.platform.emulator_cpus.as_ref();
+        let cpus = cpus.unwrap_or(&machine.host.allowed);
+        machine.host.memory.prefault(&spec.memory, cpus)?;
+    }
+    if machine.spec.memory.lock {
+        machine.host.memory.lock()?;
+    }
+    Ok((machine, Box::new(definition)))
+}
+
+fn get(path: &Path) -> Result<Vec<u8>, SnapshotError> {
+    let file = File::open(path).map_err(failed("open", path))?;
+    let mut bytes = Vec::new();
+    file.take(READ_LIMIT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed("read", path))?;
+    if bytes.len() as u64 > READ_LIMIT {
+        return Err(failed("read so large a file as", path)(
+            io::ErrorKind::FileTooLarge.into(),
+        ));
+    }
+    Ok(bytes)
+}
