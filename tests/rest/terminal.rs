@@ -45,7 +45,7 @@ fn top_takes_the_screen_and_gives_it_back() {
     daemon.create(Config::new("beat_every=10000"));
     daemon.put("vm.boot");
     let tmux = Tmux(daemon.scratch.file("tmux.sock"));
-    let size = ["-x", "60", "-y", "12"];
+    let size = ["-x", "90", "-y", "40"];
     tmux.run(&[&["new-session", "-d"][..], &size, &["sh"]].concat());
     tmux.run(&["send-keys", "echo be''fore", "Enter"]);
     let binary = process::binary();
@@ -59,6 +59,13 @@ fn top_takes_the_screen_and_gives_it_back() {
         tmux.run(&["send-keys", &top, "Enter"]);
         daemon.wait_until("the picture", |_| {
             tmux.screen().contains("godwit top - Running")
+        });
+        daemon.wait_until("figures", |_| {
+            let screen = tmux.screen();
+            let begins = |word| screen.lines().any(|line| line.starts_with(word));
+            ["VCPU", "THREAD", "vcpu0", "GUEST MEMORY"]
+                .into_iter()
+                .all(begins)
         });
         assert!(!tmux.screen().contains("before"), "the screen is its own");
         daemon.put("vm.pause");
