@@ -1,8 +1,10 @@
 //! `godwit ctl` against the real process: words, exit codes, output.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -145,6 +147,44 @@ fn exit_codes_tell_failures_apart() {
     assert_eq!(gone.code, Some(3), "{}", gone.stderr);
     let nowhere = godwit(&["ctl", "ping"]);
     assert_eq!(nowhere.code, Some(2), "{}", nowhere.stderr);
+}
+
+/// A descriptor of ours goes to ctl, and from there to the machine.
+#[test]
+fn descriptors_are_passed_on() {
+    let mut daemon = Daemon::start();
+    daemon.create(Config::new("halt"));
+    for (fd, said) in [("1", "standard streams"), ("99", "not open")] {
+        fails(&daemon, &["add-net", "--fd", fd, "id=n"], 2, &[said]);
+    }
+    fails(
+        &daemon,
+        &["add-net", "--fd", "9", "--fd", "9", "id=n"],
+        2,
+        &["twice"],
+    );
+    let null = File::open("/dev/null").expect("opening /dev/null");
+    let raw = null.as_raw_fd();
+    let mut add = command(&daemon, &["add-net", "--fd", "9", "id=n"]);
+    // SAFETY: between fork and exec, only a system call is made; the descriptor is
+    // open until the command was started.
+    unsafe {
+        add.pre_exec(move || match nix::libc::dup2(raw, 9) {
+            9 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let added = Godwit::spawn(add).wait();
+    assert_eq!(added.code, Some(0), "{}", added.stderr);
+    // It came: what is missing now is that it is a tap.
+    fails(&daemon, &["boot"], 1, &["not a queue of a TAP"]);
+    done(&daemon, &["remove-device", "n"]);
+    done(&daemon, &["boot"]);
+    let metrics = done(&daemon, &["--json", "metrics"]);
+    let metrics: Vec<Value> = serde_json::from_str(&metrics).expect("JSON");
+    let up = json!({"name": "godwit_vm_state", "labels": {"state": "running"}, "value": 1.0});
+    assert!(metrics.contains(&up), "{metrics:?}");
+    daemon.shut_down();
 }
 
 #[test]
