@@ -1,10 +1,13 @@
 //! `godwit ctl` against the real process: words, exit codes, output.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::config::{Config, Image};
@@ -125,14 +128,14 @@ fn exit_codes_tell_failures_apart() {
     daemon.put("vm.delete");
     fails(&daemon, &["info"], 4, &["there is no VM"]);
     // One that listens and never answers.
-    daemon.process.signal(nix::sys::signal::Signal::SIGSTOP);
+    daemon.process.signal(Signal::SIGSTOP);
     fails(
         &daemon,
         &["--timeout", "0.2", "ping"],
         6,
         &["cannot receive the answer"],
     );
-    daemon.process.signal(nix::sys::signal::Signal::SIGCONT);
+    daemon.process.signal(Signal::SIGCONT);
     let socket = daemon.socket();
     daemon.shut_down();
     let gone = godwit(&[
@@ -144,6 +147,44 @@ fn exit_codes_tell_failures_apart() {
     assert_eq!(gone.code, Some(3), "{}", gone.stderr);
     let nowhere = godwit(&["ctl", "ping"]);
     assert_eq!(nowhere.code, Some(2), "{}", nowhere.stderr);
+}
+
+/// A descriptor of ours goes to ctl, and from there to the machine.
+#[test]
+fn descriptors_are_passed_on() {
+    let mut daemon = Daemon::start();
+    daemon.create(Config::new("halt"));
+    for (fd, said) in [("1", "standard streams"), ("99", "not open")] {
+        fails(&daemon, &["add-net", "--fd", fd, "id=n"], 2, &[said]);
+    }
+    fails(
+        &daemon,
+        &["add-net", "--fd", "9", "--fd", "9", "id=n"],
+        2,
+        &["twice"],
+    );
+    let null = File::open("/dev/null").expect("opening /dev/null");
+    let raw = null.as_raw_fd();
+    let mut add = command(&daemon, &["add-net", "--fd", "9", "id=n"]);
+    // SAFETY: between fork and exec, only a system call is made; the descriptor is
+    // open until the command was started.
+    unsafe {
+        add.pre_exec(move || match nix::libc::dup2(raw, 9) {
+            9 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let added = Godwit::spawn(add).wait();
+    assert_eq!(added.code, Some(0), "{}", added.stderr);
+    // It came: what is missing now is that it is a tap.
+    fails(&daemon, &["boot"], 1, &["not a queue of a TAP"]);
+    done(&daemon, &["remove-device", "n"]);
+    done(&daemon, &["boot"]);
+    let metrics = done(&daemon, &["--json", "metrics"]);
+    let metrics: Vec<Value> = serde_json::from_str(&metrics).expect("JSON");
+    let up = json!({"name": "godwit_vm_state", "labels": {"state": "running"}, "value": 1.0});
+    assert!(metrics.contains(&up), "{metrics:?}");
+    daemon.shut_down();
 }
 
 #[test]
@@ -179,7 +220,7 @@ fn events_are_shown_for_people_and_scripts() {
         assert!(!follower.has_ended());
         text.contains("  booted\n") && text.contains("  shutdown\n")
     });
-    follower.signal(nix::sys::signal::Signal::SIGTERM);
+    follower.signal(Signal::SIGTERM);
     follower.wait();
     let json = done(&daemon, &["--json", "events", "--no-follow", &path]);
     let names: Vec<_> = json
@@ -216,6 +257,43 @@ fn a_guest_is_moved() {
     assert_eq!(destination.state(), "Running");
     let progress = done(&destination, &["progress"]);
     assert!(progress.contains("finished"), "{progress}");
+    destination.shut_down();
+}
+
+/// Ctrl-C keeps the guest, and the exit code says so. At 64 KiB a second it would
+/// take minutes to move.
+#[test]
+fn ctrl_c_cancels_a_migration() {
+    let mut source = Daemon::start();
+    let mut destination = Daemon::start();
+    source.create(Config::new("fill=16M beat_every=10000"));
+    source.put("vm.boot");
+    source.wait_line("filled", 1);
+    let place = destination.scratch.file("m.sock");
+    let url = format!("unix:{}", place.display());
+    let mut receiver = Godwit::spawn(command(&destination, &["receive", &url]));
+    source.wait_until("the destination listens", |_| place.exists());
+    let watcher = Godwit::spawn(command(
+        &source,
+        &["--json", "migrate", &url, "bandwidth_bps=64K"],
+    ));
+    source.wait_until("memory travels", |_| {
+        String::from_utf8_lossy(&watcher.stdout()).contains(r#""phase":"copy""#)
+    });
+    watcher.signal(Signal::SIGINT);
+    let ended = watcher.wait();
+    assert_eq!(ended.code, Some(7), "{}", ended.stderr);
+    assert!(ended.stderr.contains("cancelled"), "{}", ended.stderr);
+    let last = ended.stdout.lines().last().expect("progress");
+    let last: Value = serde_json::from_str(last).expect("each line is JSON");
+    assert_eq!(last["status"], "cancelled");
+    assert_eq!(source.state(), "Running");
+    let before = source.output().beats().len();
+    source.wait_until("goes on", |source| source.output().beats().len() > before);
+    destination.wait_until("gives up", |_| receiver.has_ended());
+    assert_eq!(receiver.wait().code, Some(1));
+    assert!(destination.get("vm.info").is_err());
+    source.shut_down();
     destination.shut_down();
 }
 

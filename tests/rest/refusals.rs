@@ -106,6 +106,7 @@ fn with_a_machine_that_runs() {
             ("vm.resume", 500, RUNS),
             ("vm.snapshot", 500, RUNS),
             ("vm.restore", 500, RUNS),
+            ("vm.remove-device", 404, "the VM has no device"),
             ("vm.cancel-migration", 500, "no migration is under way"),
         ],
     );

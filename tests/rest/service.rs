@@ -7,6 +7,19 @@ use godwit_lab::workspace;
 
 use crate::support::scratch::Scratch;
 
+/// The exposure that systemd reckons is "OK" or better, and stays so.
+#[test]
+fn the_unit_is_hardened() {
+    let unit = workspace::root().join("resources/systemd/godwit@.service");
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=35", "--no-pager"])
+        .arg(unit)
+        .output()
+        .unwrap_or_else(|error| panic!("needs the program systemd-analyze: {error}"));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+}
+
 /// `systemd-analyze verify` has nothing to say about the unit, alone and with
 /// its drop-in.
 #[test]

@@ -5,15 +5,17 @@ use std::process::Command;
 use crate::support::config::Config;
 use crate::support::daemon::Daemon;
 use crate::support::process;
+use crate::support::scratch::Scratch;
 
-/// A tmux server of the test's own, killed at the end.
-struct Tmux(std::path::PathBuf);
+/// A tmux server of the test's own, killed at the end. Its socket is there until
+/// then: without it, nobody could.
+struct Tmux(Scratch);
 
 impl Tmux {
     fn run(&self, arguments: &[&str]) -> String {
         let output = Command::new("tmux")
             .arg("-S")
-            .arg(&self.0)
+            .arg(self.0.file("tmux.sock"))
             .args(["-f", "/dev/null"])
             .args(arguments)
             .env_remove("TMUX")
@@ -31,9 +33,15 @@ impl Tmux {
 
 impl Drop for Tmux {
     fn drop(&mut self) {
+        // What is not killed is seen: it would outlive the test.
         let mut kill = Command::new("tmux");
-        // It may have ended with its last window.
-        let _ = kill.arg("-S").arg(&self.0).arg("kill-server").output();
+        kill.arg("-S")
+            .arg(self.0.file("tmux.sock"))
+            .arg("kill-server");
+        match kill.output() {
+            Ok(output) if output.status.success() => (),
+            other => eprintln!("tmux stays behind: {other:?}"),
+        }
     }
 }
 
@@ -44,8 +52,8 @@ fn top_takes_the_screen_and_gives_it_back() {
     let mut daemon = Daemon::start();
     daemon.create(Config::new("beat_every=10000"));
     daemon.put("vm.boot");
-    let tmux = Tmux(daemon.scratch.file("tmux.sock"));
-    let size = ["-x", "60", "-y", "12"];
+    let tmux = Tmux(Scratch::new());
+    let size = ["-x", "90", "-y", "40"];
     tmux.run(&[&["new-session", "-d"][..], &size, &["sh"]].concat());
     tmux.run(&["send-keys", "echo be''fore", "Enter"]);
     let binary = process::binary();
@@ -59,6 +67,13 @@ fn top_takes_the_screen_and_gives_it_back() {
         tmux.run(&["send-keys", &top, "Enter"]);
         daemon.wait_until("the picture", |_| {
             tmux.screen().contains("godwit top - Running")
+        });
+        daemon.wait_until("figures", |_| {
+            let screen = tmux.screen();
+            let begins = |word| screen.lines().any(|line| line.starts_with(word));
+            ["VCPU", "THREAD", "vcpu0", "GUEST MEMORY"]
+                .into_iter()
+                .all(begins)
         });
         assert!(!tmux.screen().contains("before"), "the screen is its own");
         daemon.put("vm.pause");

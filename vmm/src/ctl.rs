@@ -117,7 +117,6 @@ fn show(verb: &Verb, answer: &Answer, form: Form) -> Result<String, Failure> {
 }
 
 fn take(fds: &[RawFd]) -> Result<Vec<OwnedFd>, Failure> {
-    let mut taken: Vec<OwnedFd> = Vec::new();
     for (at, &fd) in fds.iter().enumerate() {
         if fd < 3 {
             return Err(Failure::usage(format!(
@@ -127,9 +126,11 @@ fn take(fds: &[RawFd]) -> Result<Vec<OwnedFd>, Failure> {
         if fds.iter().take(at).any(|&other| other == fd) {
             return Err(Failure::usage(format!("--fd {fd} is given twice")));
         }
-        taken.push(inherited::take(fd).map_err(|error| Failure::usage(error.to_string()))?);
     }
-    Ok(taken)
+    let taken = fds.iter().map(|&fd| inherited::take(fd));
+    taken
+        .collect::<io::Result<_>>()
+        .map_err(|error| Failure::usage(error.to_string()))
 }
 
 fn limit(seconds: Option<f64>) -> Result<Option<Duration>, Failure> {

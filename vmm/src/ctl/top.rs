@@ -80,37 +80,36 @@ pub(super) fn run(top: &Top, client: &mut Client, form: Form) -> Result<(), Fail
         .ok_or_else(|| Failure::usage("--interval: 0.05 seconds is the least"))?;
     let interrupts = Interrupts::take()?;
     // Before the screen is taken: a refusal is to be read.
-    let mut before = Look::take(client)?;
+    let mut now = Look::take(client)?;
     let mut screen = match form {
         Form::Text if io::stdout().is_terminal() => Some(Screen::enter()?),
         _ => None,
     };
+    if screen.is_some() {
+        // Something to see at once; rates need a second look.
+        show(&now, &now, screen.as_mut(), form)?;
+    }
     let mut left = top.count;
-    // The first picture has no rates, and comes at once.
     let mut next = Instant::now();
-    let mut now = Look::take(client)?;
-    loop {
-        show(&before, &now, screen.as_mut(), form)?;
-        if let Some(left) = &mut left {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                return Ok(());
-            }
-        }
+    while left != Some(0) {
         next += interval;
         loop {
             match interrupts.wait_with_keys(next)? {
                 Woken::Time => break,
-                Woken::Resized => show(&before, &now, screen.as_mut(), form)?,
+                Woken::Resized if screen.is_some() => {
+                    show(&now, &now, screen.as_mut(), form)?;
+                }
                 Woken::Signal | Woken::Key(Some(b'q' | b'Q' | 0x03 | 0x1b) | None) => return Ok(()),
-                Woken::Key(_) => (),
+                Woken::Resized | Woken::Key(_) => (),
             }
         }
         // After a stop of the process: do not catch up.
         next = next.max(Instant::now());
-        before = now;
-        now = Look::take(client)?;
+        let before = std::mem::replace(&mut now, Look::take(client)?);
+        show(&before, &now, screen.as_mut(), form)?;
+        left = left.map(|left| left - 1);
     }
+    Ok(())
 }
 
 fn show(before: &Look, now: &Look, screen: Option<&mut Screen>, form: Form) -> Result<(), Failure> {

@@ -10,14 +10,17 @@ use crate::ctl::metrics::Sample;
 use crate::ctl::table::{Table, bytes, per_second, plain};
 
 /// Names in `/metrics` of what is shown.
-const EXITS: &str = "godwit_vcpu_exits_total";
+const VCPU: &str = "godwit_kvm_vcpu_";
 const THREAD_TIME: &str = "godwit_thread_cpu_seconds_total";
-const MEMORY: &str = "godwit_memory_bytes";
+const MEMORY: &str = "godwit_guest_memory_";
+
+/// `exits_total` counts all exits of a vCPU, `io_exits_total` those for I/O.
+const EXITS: &str = "exits_total";
 
 /// What happened between two looks.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub(super) struct Figures {
-    /// Exits a second, by vCPU and then by kind.
+    /// Exits a second, by vCPU and then by kind; `all` of them, too.
     exits: BTreeMap<String, BTreeMap<String, u64>>,
     /// Thousandths of a CPU, by thread.
     thread_cpu_permille: BTreeMap<String, u64>,
@@ -40,23 +43,19 @@ impl Figures {
         let (old, new) = (samples(before), samples(now));
         for sample in new {
             let grown = || rate(old, sample, time);
-            match sample.name.as_str() {
-                EXITS => {
-                    let vcpu = sample.label("vcpu").unwrap_or("?").to_owned();
-                    let kind = sample.label("kind").unwrap_or("all").to_owned();
-                    let kinds = figures.exits.entry(vcpu).or_default();
-                    *kinds.entry(kind).or_default() += whole(grown());
-                }
-                THREAD_TIME => {
-                    let thread = sample.label("thread").unwrap_or("?").to_owned();
-                    let share = figures.thread_cpu_permille.entry(thread).or_default();
-                    *share += whole(grown() * 1000.0);
-                }
-                MEMORY => {
-                    let kind = sample.label("kind").unwrap_or("all").to_owned();
-                    *figures.memory.entry(kind).or_default() += whole(sample.value);
-                }
-                _ => (),
+            let name = sample.name.as_str();
+            if let Some(kind) = exit_kind(name) {
+                let vcpu = sample.label("vcpu").unwrap_or("?").to_owned();
+                let kinds = figures.exits.entry(vcpu).or_default();
+                kinds.insert(kind.to_owned(), whole(grown()));
+            } else if name == THREAD_TIME {
+                // In the guest, in user mode, in the kernel: one after the other.
+                let thread = sample.label("thread").unwrap_or("?").to_owned();
+                let share = figures.thread_cpu_permille.entry(thread).or_default();
+                *share += whole(grown() * 1000.0);
+            } else if let Some(kind) = name.strip_prefix(MEMORY) {
+                let kind = kind.strip_suffix("_bytes").unwrap_or(kind).to_owned();
+                *figures.memory.entry(kind).or_default() += whole(sample.value);
             }
         }
         if let Ok(counters) = &now.counters {
@@ -75,6 +74,16 @@ impl Figures {
             }
         }
         figures
+    }
+}
+
+/// What kind of exit a sample counts, if it does.
+fn exit_kind(name: &str) -> Option<&str> {
+    let kind = name.strip_prefix(VCPU)?.strip_suffix(EXITS)?;
+    match kind.strip_suffix('_') {
+        Some(kind) => Some(kind),
+        None if kind.is_empty() => Some("all"),
+        None => None,
     }
 }
 
@@ -128,9 +137,12 @@ fn exits(figures: &Figures) -> Option<Table> {
     let mut table = Table::default();
     table.row(["VCPU", "EXITS/S", "MOST OF THEM"]);
     for (vcpu, kinds) in &figures.exits {
-        let mut kinds: Vec<_> = kinds.iter().filter(|(_, rate)| **rate > 0).collect();
+        let total = kinds.get("all").copied().unwrap_or_default();
+        let mut kinds: Vec<_> = kinds
+            .iter()
+            .filter(|(kind, rate)| *kind != "all" && **rate > 0)
+            .collect();
         kinds.sort_by(|a, b| b.1.cmp(a.1));
-        let total: u64 = kinds.iter().map(|(_, rate)| **rate).sum();
         let most: Vec<_> = kinds
             .iter()
             .take(4)
@@ -165,7 +177,7 @@ fn devices(figures: &Figures) -> Option<Table> {
 
 fn memory(figures: &Figures) -> Option<Table> {
     let mut table = Table::default();
-    table.row(["MEMORY", "SIZE"]);
+    table.row(["GUEST MEMORY", "BYTES"]);
     for (kind, size) in &figures.memory {
         table.row([kind, &bytes(*size)]);
     }
@@ -199,18 +211,23 @@ mod tests {
         let start = Instant::now();
         let before = look(
             start,
-            "godwit_vcpu_exits_total{vcpu=\"0\",kind=\"io\"} 100\n\
-             godwit_vcpu_exits_total{vcpu=\"0\",kind=\"halt\"} 9\n\
-             godwit_thread_cpu_seconds_total{thread=\"vcpu0\"} 1\n",
+            "godwit_kvm_vcpu_exits_total{vcpu=\"0\"} 109\n\
+             godwit_kvm_vcpu_io_exits_total{vcpu=\"0\"} 100\n\
+             godwit_kvm_vcpu_halt_exits_total{vcpu=\"0\"} 9\n\
+             godwit_thread_cpu_seconds_total{thread=\"vcpu0\",mode=\"guest\"} 1\n\
+             godwit_thread_cpu_seconds_total{thread=\"vcpu0\",mode=\"user\"} 1\n",
             7,
         );
         let now = look(
             start + Duration::from_secs(2),
-            "godwit_vcpu_exits_total{vcpu=\"0\",kind=\"io\"} 300\n\
-             godwit_vcpu_exits_total{vcpu=\"0\",kind=\"halt\"} 3\n\
-             godwit_vcpu_exits_total{vcpu=\"1\",kind=\"io\"} 5\n\
-             godwit_thread_cpu_seconds_total{thread=\"vcpu0\"} 2.5\n\
-             godwit_memory_bytes{kind=\"guest\"} 67108864\n",
+            "godwit_kvm_vcpu_exits_total{vcpu=\"0\"} 319\n\
+             godwit_kvm_vcpu_io_exits_total{vcpu=\"0\"} 300\n\
+             godwit_kvm_vcpu_halt_exits_total{vcpu=\"0\"} 3\n\
+             godwit_kvm_vcpu_exits_total{vcpu=\"1\"} 5\n\
+             godwit_kvm_vcpu_page_faults_total{vcpu=\"1\"} 5\n\
+             godwit_thread_cpu_seconds_total{thread=\"vcpu0\",mode=\"guest\"} 2.5\n\
+             godwit_thread_cpu_seconds_total{thread=\"vcpu0\",mode=\"user\"} 1.1\n\
+             godwit_guest_memory_size_bytes{zone=\"mem0\",page_size=\"4K\"} 67108864\n",
             2_000_007,
         );
         let text = text(&before, &now);
@@ -220,11 +237,11 @@ mod tests {
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(rows("0"), ["0", "100", "io", "100"]);
+        assert_eq!(rows("0"), ["0", "105", "io", "100"]);
         assert_eq!(rows("1"), ["1", "0"]);
-        assert_eq!(rows("vcpu0"), ["vcpu0", "75.0"]);
+        assert_eq!(rows("vcpu0"), ["vcpu0", "80.0"]);
         assert_eq!(rows("net0"), ["net0", "rx_packets", "1000000", "2000007"]);
-        assert_eq!(rows("guest"), ["guest", "64", "MiB"]);
+        assert_eq!(rows("size"), ["size", "64", "MiB"]);
     }
 
     #[test]
