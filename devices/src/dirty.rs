@@ -77,20 +77,29 @@ fn map(region: &vm_memory::GuestRegionMmap<DirtyMap>) -> &DirtyMap {
     vm_memory::MmapRegion::bitmap(region)
 }
 
+/// Registers this process for the barrier that [`start`] needs. Early, while there
+/// is one thread, it costs nothing; later the kernel waits until every CPU has
+/// switched tasks, which takes milliseconds.
+pub fn prepare() {
+    membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+}
+
 /// Makes all threads of this process see each other's writes, at a cost that
 /// only this thread has (membarrier(2)).
 fn barrier() {
-    for command in [
-        libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
-        libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED,
-    ] {
-        // SAFETY: the call takes numbers only.
-        let done = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
-        if done != 0 {
+    if !membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) {
+        // Not registered yet.
+        prepare();
+        if !membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) {
             let error = std::io::Error::last_os_error();
             tracing::debug!("No barrier for all threads: {error}");
         }
     }
+}
+
+fn membarrier(command: libc::c_int) -> bool {
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
 }
 
 /// The dirty pages of one region of guest RAM.

@@ -69,13 +69,27 @@ impl Machine {
 
     /// As [`resume`](Self::resume), and tells the guest that it stood still.
     pub fn resume_after_pause(&self) {
+        self.tell_stop();
+        self.resume();
+    }
+
+    /// As [`resume`](Self::resume), the vCPUs first: what they want of a device
+    /// waits in its eventfds for the moment until it runs too.
+    pub(crate) fn resume_here(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.resume();
+        }
+        self.resume_devices();
+    }
+
+    /// Tells the paused guest that it stands still.
+    pub(crate) fn tell_stop(&self) {
         let told: Vec<_> = self.vcpus.iter().map(VcpuHandle::tell_stop).collect();
         for answer in told {
             if let Err(error) = answer.wait() {
                 tracing::warn!("{error}");
             }
         }
-        self.resume();
     }
 
     /// Stops vCPUs and devices: when this returns, no vCPU is in the guest and

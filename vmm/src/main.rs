@@ -19,6 +19,7 @@ use godwit::control::{Control, Door, Ending, OnPowerOff, OnReset, Options};
 use godwit::{signals, vcpu};
 use godwit_api::events::{EventMonitor, EventMonitorError};
 use godwit_api::server::{ApiSocket, ServerHandle, ServerSetup};
+use godwit_devices::dirty;
 use tracing::level_filters::LevelFilter;
 
 /// A minimal hypervisor for network functions.
@@ -175,6 +176,7 @@ fn run(arguments: &Arguments, start: Instant) -> Result<Ending, Box<dyn Error>> 
     start_log(arguments)?;
     signals::block()?;
     vcpu::install_signal_handler()?;
+    dirty::prepare();
     let first = match &arguments.command {
         Some(Command::Run { config }) => Some(godwit_api::config::read_file(config)?),
         _ if arguments.api_socket.is_none() => {

@@ -141,6 +141,7 @@ impl Destination for Arrival {
         for function in &machine.functions {
             function.device.with_device(|device| device.acquire())?;
         }
+        machine.tell_stop();
         Ok(())
     }
 
@@ -149,7 +150,7 @@ impl Destination for Arrival {
         if !built.running {
             return Ok(Moment::now());
         }
-        built.machine.resume_after_pause();
+        built.machine.resume_here();
         announce::start(&built.machine);
         let start = Instant::now();
         loop {

@@ -131,7 +131,9 @@ impl Source for Departure {
     }
 
     fn release(&mut self) {
-        self.log = None;
+        if let Some(log) = self.log.take() {
+            log.leave_on();
+        }
         self.machine = None;
     }
 }

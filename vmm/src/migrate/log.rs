@@ -9,6 +9,7 @@
 //! KVM's log is read without being cleared. The other two forget what they told,
 //! so it is kept here until the region it belongs to is asked for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use godwit_devices::virtio::pci::VirtioPci;
@@ -28,6 +29,8 @@ pub(super) struct MachineLog {
     ram: Arc<GuestRam>,
     functions: Vec<Arc<VirtioPci>>,
     slots: Vec<Slot>,
+    /// The machine is about to go, and its logs with it.
+    ends: AtomicBool,
     /// What devices wrote and nobody has asked for yet, one for each slot.
     pending: Mutex<Vec<Bitmap>>,
 }
@@ -69,6 +72,7 @@ impl MachineLog {
             ram: Arc::clone(ram),
             functions,
             slots,
+            ends: AtomicBool::new(false),
             pending: Mutex::new(pending),
         };
         dirty::start(ram);
@@ -103,6 +107,12 @@ impl MachineLog {
             into.union(pages);
             *pages = Bitmap::new(pages.pages());
         }
+    }
+
+    /// Leaves the logs on: switching KVM's off takes milliseconds, and the machine
+    /// that it is of goes away.
+    pub(super) fn leave_on(&self) {
+        self.ends.store(true, Ordering::Relaxed);
     }
 
     /// What it says at first.
@@ -144,6 +154,9 @@ impl DirtyLog for MachineLog {
 
 impl Drop for MachineLog {
     fn drop(&mut self) {
+        if self.ends.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(error) = self.vm.log_dirty_pages(&self.ram, false) {
             tracing::warn!("The dirty log stays on: {error}");
         }
