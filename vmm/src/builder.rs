@@ -2,6 +2,7 @@
 //! the ones before it made, and names what failed.
 
 use std::sync::Arc;
+use std::thread;
 
 use godwit_devices::bus::{Bus, OverlapError};
 use godwit_devices::hotplug::HotPlug;
@@ -67,6 +68,9 @@ pub enum BuildError {
     /// A vCPU thread.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The thread that mapped guest memory panicked: a defect.
+    #[error("The thread that maps guest memory ended early")]
+    MemoryThread,
     /// What the guest's processors are could not be learnt.
     #[error("Could not learn what the guest's processors are")]
     Processor(#[source] VcpuStateError),
@@ -129,14 +133,27 @@ pub fn build(
     start: Start<'_>,
     told: Told,
 ) -> Result<Machine, BuildError> {
-    // 1. The virtual machine, with interrupt controllers and the guest's RAM.
+    // 1. The virtual machine, with interrupt controllers. It gets the guest's RAM
+    //    on the side: KVM waits for a grace period there, a tick or two of the
+    //    host's clock, which the next steps need not wait for.
     let hypervisor = Hypervisor::open()?;
-    let vm = create_vm(&hypervisor, spec, &host)?;
+    let vm = create_vm(&hypervisor, spec)?;
+    let (owner, ram) = (vm.clone(), Arc::clone(host.memory.ram()));
+    let mapped = thread::Builder::new()
+        .name("memory".to_owned())
+        .spawn(move || owner.set_memory(&ram))
+        .map_err(|source| HostError::System {
+            attempt: "start a thread that maps guest memory",
+            source,
+        })?;
     // 2. What the guest's processors look like, and so where PCI fits.
     let processors = Processors::describe(&hypervisor, &vm, spec, start, &host.allowed)?;
     let root = PciRoot::new(windows(&host, processors.phys_bits())?);
     // 3. The devices behind their addresses.
     let interrupts = Interrupts::new(Arc::clone(vm.fd()));
+    if let Start::Incoming(description) = start {
+        interrupts.preset(&description.routes)?;
+    }
     let functions = attach_functions(&vm, &interrupts, &root, start, &mut host)?;
     let platform = platform(&root, &interrupts, &host, told.ejected)?;
     let buses = Arc::new(connect_buses(&root, &interrupts, &platform, &host)?);
@@ -145,6 +162,10 @@ pub fn build(
         Start::Boot => Some(load(spec, &host, &root)?),
         Start::Incoming(_) => None,
     };
+    match mapped.join() {
+        Ok(result) => result?,
+        Err(_) => return Err(BuildError::MemoryThread),
+    }
     // 5. The processors, each on its thread.
     let (vcpus, stats) = start_vcpus(spec, &vm, &processors, entry, &buses, &told.report)?;
     let processors = processors.facts(&vcpus, start)?;
@@ -161,13 +182,8 @@ pub fn build(
     })
 }
 
-fn create_vm(
-    hypervisor: &Hypervisor,
-    spec: &MachineSpec,
-    host: &HostResources,
-) -> Result<Vm, BuildError> {
+fn create_vm(hypervisor: &Hypervisor, spec: &MachineSpec) -> Result<Vm, BuildError> {
     let vm = hypervisor.create_vm(spec.cpus.topology.vcpus())?;
-    vm.set_memory(host.memory.ram())?;
     if !spec.cpus.disable_exits.is_empty() {
         let kept = vm.disable_exits(spec.cpus.disable_exits)?;
         if !kept.is_empty() {

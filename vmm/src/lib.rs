@@ -25,4 +25,5 @@ pub mod migrate;
 pub mod signals;
 pub mod snapshot;
 pub mod spec;
+mod trim;
 pub mod vcpu;

@@ -10,6 +10,7 @@ use crate::host::{HostResources, MemorySource, Origin};
 use crate::kvm::KvmError;
 use crate::machine::{Description, Machine};
 use crate::spec::{CpuSet, MachineSpec};
+use crate::trim;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -33,6 +34,7 @@ impl Site {
         host: HostResources,
     ) -> Result<Box<Machine>, BuildError> {
         let machine = builder::build(spec, host, Start::Boot, self.told())?;
+        trim::startup_code();
         machine.resume();
         Ok(Box::new(machine))
     }

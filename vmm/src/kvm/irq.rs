@@ -37,6 +37,8 @@ struct Routes {
     vm: Arc<VmFd>,
     /// One entry a GSI from 24 up; `None` while the vector is disabled.
     messages: Vec<Option<MsiMessage>>,
+    /// How many of them belong to a function.
+    allocated: usize,
 }
 
 impl Routes {
@@ -113,11 +115,38 @@ impl Interrupts {
         let routes = Routes {
             vm: Arc::clone(&vm),
             messages: Vec::new(),
+            allocated: 0,
         };
         Self {
             vm,
             routes: Arc::new(Mutex::new(routes)),
         }
+    }
+
+    /// The routes of all vectors, to be told ahead of a machine's state.
+    #[must_use]
+    pub fn table(&self) -> Vec<Option<(u64, u32)>> {
+        let routes = lock(&self.routes);
+        let route = |message: &Option<MsiMessage>| message.map(|m| (m.address, m.data));
+        routes.messages.iter().map(route).collect()
+    }
+
+    /// Sets the routes that vectors will have, before any is allocated. A new
+    /// table costs a grace period of the kernel's; a vector that finds its
+    /// route set costs none.
+    ///
+    /// # Errors
+    /// More than fit, or the ioctl's.
+    pub fn preset(&self, table: &[Option<(u64, u32)>]) -> Result<(), KvmError> {
+        let mut routes = lock(&self.routes);
+        routes.messages = table
+            .iter()
+            .map(|route| route.map(|(address, data)| MsiMessage { address, data }))
+            .collect();
+        routes.apply().map_err(|source| KvmError::Ioctl {
+            attempt: "set the interrupt routes of the machine that comes",
+            source,
+        })
     }
 
     /// Connects `line` to pin `gsi` of the I/O APIC (and the PIC).
@@ -172,7 +201,7 @@ impl MsiController for Interrupts {
             })
             .collect::<io::Result<Vec<_>>>()?;
         let mut routes = lock(&self.routes);
-        let first = routes.messages.len();
+        let first = routes.allocated;
         let fixed = (2 * PIC_PINS + IOAPIC_PINS) as usize;
         if fixed + first + usize::from(count) > MAX_ROUTES {
             return Err(io::Error::other(format!(
@@ -180,7 +209,11 @@ impl MsiController for Interrupts {
                 MAX_ROUTES - fixed
             )));
         }
-        routes.messages.resize(first + usize::from(count), None);
+        routes.allocated = first + usize::from(count);
+        if routes.messages.len() < routes.allocated {
+            let count = routes.allocated;
+            routes.messages.resize(count, None);
+        }
         let first_gsi = IOAPIC_PINS + u32::try_from(first).map_err(io::Error::other)?;
         Ok(Box::new(Vectors {
             vm: Arc::clone(&self.vm),

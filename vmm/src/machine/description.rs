@@ -22,6 +22,8 @@ pub struct Description {
     pub tsc_khz: u32,
     /// Model-specific registers of the state.
     pub msrs: Vec<u32>,
+    /// Address and data of each interrupt vector, in the order of the functions.
+    pub routes: Vec<Option<(u64, u32)>>,
     /// Whether the guest is to run when it has arrived.
     pub running: bool,
 }
@@ -75,6 +77,7 @@ impl Description {
             cpuid: machine.processors.cpuid.clone(),
             tsc_khz: machine.processors.tsc_khz,
             msrs: machine.processors.msrs.to_vec(),
+            routes: machine.platform.interrupts.table(),
             running,
         })
     }
