@@ -7,6 +7,7 @@
 
 mod dpdk;
 mod linux;
+mod migration;
 mod payload;
 mod refusal;
 mod rest;

@@ -1,0 +1,5 @@
+//! Guests that move between two instances.
+
+mod faults;
+mod moves;
+mod pair;
