@@ -259,8 +259,7 @@ impl Control {
         self.tell(EventKind::VmmStarting);
         let mut state = State::Empty;
         if let Some(config) = first {
-            let definition = Definition::new(config)?;
-            let spec = definition.spec()?;
+            let (definition, spec) = Definition::with_spec(config)?;
             self.definition = Some(definition);
             state = self.start_boot(spec, None)?;
         }

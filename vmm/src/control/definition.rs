@@ -33,13 +33,21 @@ impl Definition {
     /// # Errors
     /// All that is wrong with it.
     pub fn new(config: VmConfig) -> Result<Self, DefinitionError> {
+        Ok(Self::with_spec(config)?.0)
+    }
+
+    /// As [`new`](Self::new), with the machine to boot at once.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn with_spec(config: VmConfig) -> Result<(Self, MachineSpec), DefinitionError> {
         let mut definition = Self {
             config,
             taps: BTreeMap::new(),
         };
         let spec = definition.spec()?;
         spec.complete(&mut definition.config);
-        Ok(definition)
+        Ok((definition, spec))
     }
 
     /// Takes over the description of a machine that comes from elsewhere, with
