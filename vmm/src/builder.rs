@@ -17,7 +17,7 @@ use crate::host::{HostError, HostResources};
 use crate::kvm::stats::KvmStats;
 use crate::kvm::{EventLine, Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
 use crate::machine::{
-    Description, EjectWatch, Function, Machine, NotDescribed, Platform, ProcessorFacts,
+    Description, DeviceWatch, EjectWatch, Function, Machine, NotDescribed, Platform, ProcessorFacts,
 };
 use crate::spec::{CpuSet, MachineSpec, VcpuId};
 use crate::vcpu::{Answer, Buses, Placement, Report, SpawnError, VcpuHandle, VcpuStateError};
@@ -151,6 +151,7 @@ pub fn build(
     Ok(Machine {
         spec: Arc::clone(spec),
         vcpus,
+        watch: Arc::new(DeviceWatch::of(&functions)),
         functions,
         platform,
         root,

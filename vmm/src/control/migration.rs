@@ -29,8 +29,8 @@ use crate::machine::Machine;
 use crate::migrate::{Arrival, Departure, Places};
 
 /// A migration, as `vm.migration-progress` shows it.
-#[derive(Debug)]
-pub(super) struct Migration {
+#[derive(Clone, Debug)]
+pub(crate) struct Migration {
     role: MigrationRole,
     status: MigrationStatus,
     progress: Arc<Progress>,
@@ -48,7 +48,7 @@ impl Migration {
     }
 
     /// What is known now.
-    pub(super) fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> Shown {
         let now = self.progress.snapshot();
         let known = |us: u64| (us != 0).then_some(us);
         let spent = now.phase_us.iter().filter(|(_, us)| *us != 0);
