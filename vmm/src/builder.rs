@@ -13,6 +13,7 @@ use kvm_ioctls::VcpuFd;
 
 use crate::arch::{Topology, acpi, cpuid, layout, msr, regs, reset_vector};
 use crate::boot::{self, BootError, Entry, Payload, Protocol};
+use crate::core_scheduling::CoreGroup;
 use crate::host::{HostError, HostResources};
 use crate::kvm::stats::KvmStats;
 use crate::kvm::{EventLine, Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
@@ -438,6 +439,7 @@ fn start_vcpus(
 ) -> Result<(Vec<VcpuHandle>, KvmStats), BuildError> {
     let mut stats = KvmStats::of(vm);
     let mut handles = Vec::new();
+    let core = CoreGroup::of(spec.cpus.core_scheduling);
     for vcpu in spec.cpus.vcpus() {
         let fd = create_vcpu(vm, processors, entry, vcpu)?;
         stats.add(vcpu, &fd);
@@ -449,6 +451,7 @@ fn start_vcpus(
                 .unwrap_or(&processors.anywhere)
                 .clone(),
             fifo: spec.cpus.sched,
+            core: core.clone(),
         };
         handles.push(VcpuHandle::spawn(
             vcpu,

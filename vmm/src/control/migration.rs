@@ -67,7 +67,7 @@ impl Migration {
             scanned_bytes: now.scanned_bytes,
             zero_bytes: now.zero_bytes + now.elided_bytes,
             sent_bytes: now.sent_bytes,
-            remaining_bytes: 0,
+            remaining_bytes: now.remaining_bytes,
             dirty_pages_per_second: now.dirty_pages_per_second,
             predicted_downtime_us: known(now.predicted_us),
             downtime_us: known(now.downtime_us),
