@@ -20,7 +20,7 @@ pub(super) mod process;
 mod qemu;
 mod qmp;
 mod report;
-pub(super) mod rest;
+pub(crate) mod rest;
 mod rest_vmm;
 mod run;
 mod vmm;

@@ -22,6 +22,7 @@ mod start;
 
 pub use api::{ApiOptions, BenchApiError};
 pub use measure::MeasureError;
+pub(crate) use migrate::rest;
 pub use migrate::{BenchMigrateError, MigrateOptions};
 pub use peer::Peer;
 pub use pool::{HugePagePool, PoolError};
