@@ -27,7 +27,8 @@
 mod family;
 mod text;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 
 pub use family::{Family, Kind};
 
@@ -36,6 +37,8 @@ pub use family::{Family, Kind};
 pub struct Page {
     /// In the order in which they came.
     families: Vec<(Family, Samples)>,
+    /// Where each is, by its name: a large machine has tens of thousands of samples.
+    places: HashMap<Cow<'static, str>, usize>,
 }
 
 /// Values by their labels' values.
@@ -95,10 +98,8 @@ pub struct Histogram {
 impl Page {
     /// An empty page.
     #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            families: Vec::new(),
-        }
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Sets the value of a counter or a gauge for these labels' values, which
@@ -117,21 +118,18 @@ impl Page {
     fn insert(&mut self, family: &Family, labels: &[&str], sample: Sample) {
         debug_assert_eq!(labels.len(), family.labels().len(), "{}", family.name());
         let labels = labels.iter().map(|&value| value.to_owned()).collect();
-        let at = self
-            .families
-            .iter()
-            .rposition(|(other, _)| other.name() == family.name());
-        let samples = match at.and_then(|at| self.families.get_mut(at)) {
-            Some((_, samples)) => samples,
+        let at = match self.places.get(family.name()) {
+            Some(&at) => at,
             None => {
+                let at = self.families.len();
+                self.places.insert(family.name_owned(), at);
                 self.families.push((family.clone(), Samples::new()));
-                let Some((_, samples)) = self.families.last_mut() else {
-                    return;
-                };
-                samples
+                at
             }
         };
-        samples.insert(labels, sample);
+        if let Some((_, samples)) = self.families.get_mut(at) {
+            samples.insert(labels, sample);
+        }
     }
 
     /// The page as text, in ASCII.

@@ -117,7 +117,8 @@ pub struct Progress {
     pub zero_bytes: u64,
     /// Bytes on the wire.
     pub sent_bytes: u64,
-    /// Memory that is still to be sent, as known now, in bytes.
+    /// Memory that the round under way has still to send, in bytes; what the
+    /// guest writes meanwhile is not among it.
     pub remaining_bytes: u64,
     /// How fast the guest writes pages, as seen in the last round.
     pub dirty_pages_per_second: u64,
@@ -126,7 +127,7 @@ pub struct Progress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_downtime_us: Option<u64>,
     /// From the first vCPU's stop at the source to the first run at the
-    /// destination, in microseconds.
+    /// destination, in microseconds; the source knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime_us: Option<u64>,
     /// From the request to now or to the end, in microseconds.

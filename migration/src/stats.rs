@@ -60,6 +60,8 @@ pub struct Progress {
     pub(crate) present: AtomicU64,
     /// Bytes looked at.
     pub(crate) scanned: AtomicU64,
+    /// What `scanned` is when the round under way is over.
+    pub(crate) round_end: AtomicU64,
     /// Bytes that were zero and so did not travel.
     pub(crate) zero: AtomicU64,
     /// Bytes of zero lines that did not travel.
@@ -99,7 +101,9 @@ pub struct Snapshot {
     pub present_bytes: u64,
     /// Guest memory looked at, in bytes; pages sent twice count twice.
     pub scanned_bytes: u64,
-    /// Of that, pages that were zero and did not travel.
+    /// What the round under way has still to look at, in bytes.
+    pub remaining_bytes: u64,
+    /// Of what was looked at, pages that were zero and did not travel.
     pub zero_bytes: u64,
     /// Of that, zero lines that did not travel.
     pub elided_bytes: u64,
@@ -124,6 +128,7 @@ impl Default for Progress {
             phase_us: std::array::from_fn(|_| zero()),
             present: zero(),
             scanned: zero(),
+            round_end: zero(),
             zero: zero(),
             elided: zero(),
             wire: zero(),
@@ -191,6 +196,7 @@ impl Progress {
             predicted_us: get(&self.predicted_us),
             present_bytes: get(&self.present),
             scanned_bytes: get(&self.scanned),
+            remaining_bytes: get(&self.round_end).saturating_sub(get(&self.scanned)),
             zero_bytes: get(&self.zero),
             elided_bytes: get(&self.elided),
             sent_bytes: get(&self.wire),

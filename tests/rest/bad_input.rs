@@ -125,17 +125,10 @@ fn descriptors_that_do_not_fit() {
         assert_eq!(status, 400, "{reason}");
         assert!(reason.contains(&count.to_string()), "{reason}");
     }
-    // The count fits, and it is no tap: the boot says so.
-    let one = json!({"id": "n"});
-    let added = daemon.client.put_json("vm.add-net", &one, &[null.as_fd()]);
-    assert_eq!(added.expect("it is taken").status, 204);
-    let (status, chain) = daemon.refused("vm.boot", "");
-    assert_eq!(status, 500, "{chain:?}");
-    assert!(
-        chain.join(": ").contains("not a queue of a TAP"),
-        "{chain:?}"
-    );
-    daemon.put_json("vm.remove-device", r#"{"id": "n"}"#);
+    // The count fits, and it is no tap.
+    let (status, reason) = add(&mut daemon, 1, 1);
+    assert_eq!(status, 400, "{reason}");
+    assert!(reason.contains("not a queue of a TAP"), "{reason}");
     // A request that takes none.
     let with_fds = daemon
         .client
@@ -156,5 +149,9 @@ fn descriptors_that_do_not_fit() {
     );
     assert_eq!(nulls(&daemon), before, "descriptors stay open");
     daemon.put("vm.boot");
+    let (status, reason) = add(&mut daemon, 1, 1);
+    assert_eq!(status, 400, "{reason}");
+    assert!(reason.contains("not a queue of a TAP"), "{reason}");
+    assert_eq!(nulls(&daemon), before, "descriptors stay open");
     daemon.shut_down();
 }

@@ -5,6 +5,8 @@ mod ctl;
 mod kill;
 mod life;
 mod old_clients;
+mod phases;
 mod refusals;
 mod service;
+mod snapshot;
 mod terminal;

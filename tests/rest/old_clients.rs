@@ -24,7 +24,7 @@ fn whole_config(daemon: &Daemon, cmdline: &str) -> Value {
         "cpus": {
             "boot_vcpus": 1, "max_vcpus": 1, "topology": null, "kvm_hyperv": false,
             "max_phys_bits": 46, "affinity": null, "features": {"amx": false},
-            "nested": true, "core_scheduling": "Off", "profile": "Host",
+            "nested": true, "core_scheduling": "Vm", "profile": "Host",
         },
         "memory": {
             "size": 64 * MIB, "mergeable": false, "hotplug_method": "Acpi",

@@ -7,5 +7,6 @@ pub mod linux;
 pub mod namespace;
 pub mod output;
 pub mod process;
+pub mod scrape;
 pub mod scratch;
 pub mod vm;

@@ -23,6 +23,17 @@ pub enum PlacementError {
         #[source]
         source: io::Error,
     },
+    /// Core scheduling was refused.
+    #[error(
+        "Could not put thread {thread} into its core scheduling group: set cpus.core_scheduling to \"Off\""
+    )]
+    Core {
+        /// The thread's name.
+        thread: String,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// The scheduling class was refused.
     #[error(
         "Could not give thread {thread} SCHED_FIFO priority {priority}: grant CAP_SYS_NICE or raise RLIMIT_RTPRIO (`ulimit -r`)"

@@ -14,11 +14,12 @@ use kvm_ioctls::VcpuFd;
 
 use crate::arch::{Topology, acpi, cpuid, layout, msr, regs, reset_vector};
 use crate::boot::{self, BootError, Entry, Payload, Protocol};
+use crate::core_scheduling::CoreGroup;
 use crate::host::{HostError, HostResources};
 use crate::kvm::stats::KvmStats;
 use crate::kvm::{EventLine, Hypervisor, Interrupts, KvmDoorbells, KvmError, Vm, attempt};
 use crate::machine::{
-    Description, EjectWatch, Function, Machine, NotDescribed, Platform, ProcessorFacts,
+    Description, DeviceWatch, EjectWatch, Function, Machine, NotDescribed, Platform, ProcessorFacts,
 };
 use crate::spec::{CpuSet, MachineSpec, VcpuId};
 use crate::vcpu::{Answer, Buses, Placement, Report, SpawnError, VcpuHandle, VcpuStateError};
@@ -172,6 +173,7 @@ pub fn build(
     Ok(Machine {
         spec: Arc::clone(spec),
         vcpus,
+        watch: Arc::new(DeviceWatch::of(&functions)),
         functions,
         platform,
         root,
@@ -453,6 +455,7 @@ fn start_vcpus(
 ) -> Result<(Vec<VcpuHandle>, KvmStats), BuildError> {
     let mut stats = KvmStats::of(vm);
     let mut handles = Vec::new();
+    let core = CoreGroup::of(spec.cpus.core_scheduling);
     for vcpu in spec.cpus.vcpus() {
         let fd = create_vcpu(vm, processors, entry, vcpu)?;
         stats.add(vcpu, &fd);
@@ -464,6 +467,7 @@ fn start_vcpus(
                 .unwrap_or(&processors.anywhere)
                 .clone(),
             fifo: spec.cpus.sched,
+            core: core.clone(),
         };
         handles.push(VcpuHandle::spawn(
             vcpu,

@@ -38,6 +38,7 @@ use crate::spec::CpuSet;
 use crate::vcpu::{ExitError, Stop, VcpuEvent};
 
 pub use definition::{Definition, DefinitionError};
+pub(crate) use migration::Migration;
 pub use request::Door;
 
 use phase::Phase;
@@ -199,7 +200,7 @@ pub struct Control {
     definition: Option<Definition>,
     incarnation: u64,
     /// The migration under way, or the last one.
-    migration: Option<migration::Migration>,
+    migration: Option<Migration>,
     /// A client asked to cancel it.
     cancelled: bool,
     /// Somebody asked how the migration under way goes.
@@ -265,6 +266,7 @@ impl Control {
         }
         loop {
             self.metrics.observe(state.phase(), state.machine());
+            self.metrics.observe_migration(self.migration.as_ref());
             if let State::Ended(ending) = state {
                 if ending == Ending::Migrated {
                     self.last_words();

@@ -16,6 +16,7 @@ pub mod arch;
 pub mod boot;
 pub mod builder;
 pub mod control;
+pub mod core_scheduling;
 pub mod host;
 pub mod kvm;
 pub mod machine;

@@ -4,6 +4,7 @@
 mod description;
 mod platform;
 mod state;
+mod watch;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use description::{Description, DescriptionError, FunctionPlace, NotDescribed
 pub(crate) use platform::EjectWatch;
 pub use platform::{AddError, Platform, RemoveError};
 pub use state::{MachineV1, RestoreError, SaveError, StateError};
+pub use watch::DeviceWatch;
 
 /// A built machine. Fields are dropped in their order: vCPUs first, so that
 /// nothing runs while the rest goes.
@@ -34,6 +36,8 @@ pub struct Machine {
     pub(crate) vm: Vm,
     /// Read by whoever shows metrics, also while a worker has the machine.
     pub(crate) stats: Arc<KvmStats>,
+    /// The same for what devices count.
+    pub(crate) watch: Arc<DeviceWatch>,
     pub(crate) processors: ProcessorFacts,
     /// Without its devices: those are in `functions` while the machine lives.
     pub(crate) host: HostResources,
@@ -143,6 +147,7 @@ impl Machine {
             root,
             vm,
             stats,
+            watch,
             processors: _,
             mut host,
         } = self;
@@ -153,7 +158,9 @@ impl Machine {
         drop(vcpus);
         drop(platform);
         drop(root);
-        // The buses went with the vCPU threads, so these are the last owners.
+        // The buses went with the vCPU threads, and nobody watches any more, so these are
+        // the last owners.
+        watch.end();
         host.devices = functions
             .into_iter()
             .filter_map(|function| Arc::into_inner(function.device))

@@ -15,10 +15,12 @@
 //! | `machine` | `godwit_vm_*`, `godwit_guest_memory_*`, `godwit_serial_*`, `godwit_device_*` |
 //! | `kvm`, `names` | `godwit_kvm_vm_*`, `godwit_kvm_vcpu_*`: whatever KVM offers |
 //! | `threads` | `godwit_thread_*` |
+//! | `migration` | `godwit_migration_*` |
 //! | `process` | `godwit_build_info`, `godwit_uptime_seconds`, `process_*` |
 
 mod kvm;
 mod machine;
+mod migration;
 mod names;
 mod process;
 mod source;
@@ -27,6 +29,7 @@ mod threads;
 use std::time::Duration;
 
 use godwit_api::metrics::Page;
+use godwit_api::response::Progress;
 
 use crate::control::phase::Phase;
 
@@ -44,6 +47,8 @@ pub struct Facts {
     pub uptime: Duration,
     /// The machine, when there is one.
     pub machine: Option<MachineFacts>,
+    /// The migration under way, or the last one.
+    pub migration: Option<Progress>,
     /// This process.
     pub process: ProcessFacts,
     /// Its threads.
@@ -59,6 +64,9 @@ pub fn page(facts: &Facts) -> Page {
     if let Some(machine) = &facts.machine {
         machine::show(&mut page, machine);
         kvm::show(&mut page, &machine.kvm);
+    }
+    if let Some(migration) = &facts.migration {
+        migration::show(&mut page, migration);
     }
     threads::show(&mut page, &facts.threads);
     process::show(&mut page, &facts.process);

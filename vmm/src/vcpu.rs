@@ -29,6 +29,7 @@ use godwit_devices::bus::Bus;
 use kvm_ioctls::VcpuFd;
 
 use crate::affinity::{self, PlacementError};
+use crate::core_scheduling::CoreGroup;
 use crate::kvm::attempt;
 use crate::spec::{CpuSet, FifoPriority, VcpuId};
 
@@ -92,6 +93,8 @@ pub struct Placement {
     pub cpus: CpuSet,
     /// `SCHED_FIFO` priority; `None` for the default class.
     pub fifo: Option<FifoPriority>,
+    /// What it may share a physical core with; `None` for anything.
+    pub core: Option<CoreGroup>,
 }
 
 /// A vCPU thread could not be started.
@@ -347,6 +350,12 @@ fn enter_once(fd: &mut VcpuFd) {
 
 fn place(name: &str, placement: &Placement) -> Result<(), PlacementError> {
     affinity::place_current(name, &placement.cpus)?;
+    if let Some(core) = &placement.core {
+        core.enter().map_err(|source| PlacementError::Core {
+            thread: name.to_owned(),
+            source,
+        })?;
+    }
     match placement.fifo {
         Some(priority) => affinity::schedule_fifo_current(name, priority),
         None => Ok(()),

@@ -26,7 +26,9 @@ pub struct CpusConfig {
     pub features: CpuFeaturesConfig,
     /// Whether the guest may run virtual machines itself; yes.
     pub nested: bool,
-    /// Core scheduling of the kernel.
+    /// What may share a physical core with a vCPU, where the kernel has core
+    /// scheduling and the processor hardware threads: anything (`Off`, which is
+    /// right for vCPUs on isolated CPUs), the other vCPUs, or nothing; `Off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub core_scheduling: Option<CoreScheduling>,
     /// The processor model; `Host` is the only one.
@@ -99,14 +101,15 @@ pub struct CpuFeaturesConfig {
     pub amx: bool,
 }
 
-/// Which threads share a core under core scheduling.
+/// What may run beside a vCPU on the other hardware threads of its core, which is
+/// idle otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CoreScheduling {
-    /// Those of one machine.
+    /// Other vCPUs of its machine.
     Vm,
-    /// None: each vCPU is alone.
+    /// Nothing.
     Vcpu,
-    /// Any.
+    /// Anything.
     Off,
 }
 

@@ -110,6 +110,10 @@ impl Family {
         &self.name
     }
 
+    pub(super) fn name_owned(&self) -> Cow<'static, str> {
+        self.name.clone()
+    }
+
     /// What it means.
     #[must_use]
     pub fn help(&self) -> &str {

@@ -21,7 +21,6 @@ pub(super) fn write_family(text: &mut String, family: &Family, samples: &Samples
         let labels = Labels {
             names: family.labels(),
             values,
-            le: None,
         };
         match sample {
             Sample::Number(number) => out.put(format_args!("{name}{labels} {number}\n")),
@@ -37,14 +36,22 @@ fn write_histogram(
     histogram: &Histogram,
 ) {
     let last = (f64::INFINITY, histogram.above);
+    // Written once: a large machine has tens of thousands of buckets.
+    let mut start = labels.to_string();
+    let end = if start.is_empty() {
+        start.push('{');
+        ""
+    } else {
+        start.pop();
+        ","
+    };
     let mut count = 0_u64;
     for (bound, more) in histogram.buckets.iter().copied().chain([last]) {
         count = count.saturating_add(more);
-        let labels = Labels {
-            le: Some(Number::Float(bound)),
-            ..*labels
-        };
-        out.put(format_args!("{name}_bucket{labels} {count}\n"));
+        let bound = Number::Float(bound);
+        out.put(format_args!(
+            "{name}_bucket{start}{end}le=\"{bound}\"}} {count}\n"
+        ));
     }
     let sum = Number::Float(histogram.sum);
     out.put(format_args!("{name}_sum{labels} {sum}\n"));
@@ -61,11 +68,10 @@ impl Infallible<'_> {
     }
 }
 
-/// `{a="b",le="1"}`, or nothing.
+/// `{a="b",c="d"}`, or nothing.
 struct Labels<'a> {
     names: &'a [&'a str],
     values: &'a [String],
-    le: Option<Number>,
 }
 
 impl fmt::Display for Labels<'_> {
@@ -73,10 +79,6 @@ impl fmt::Display for Labels<'_> {
         let mut separator = '{';
         for (name, value) in self.names.iter().zip(self.values) {
             write!(f, "{separator}{name}=\"{}\"", Escaped(value, true))?;
-            separator = ',';
-        }
-        if let Some(bound) = self.le {
-            write!(f, "{separator}le=\"{bound}\"")?;
             separator = ',';
         }
         if separator == ',' {
@@ -94,6 +96,10 @@ struct Escaped<'a>(&'a str, bool);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_plain = |b: u8| b.is_ascii() && !matches!(b, b'\\' | b'\n' | b'"');
+        if self.0.bytes().all(is_plain) {
+            return f.write_str(self.0);
+        }
         for c in self.0.chars() {
             match c {
                 '\\' => f.write_str(r"\\")?,

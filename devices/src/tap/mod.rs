@@ -49,6 +49,32 @@ pub enum TapSource {
     Fds(Vec<OwnedFd>),
 }
 
+/// The interface that all of `fds` are queues of, if it can serve a device with as
+/// many queue pairs.
+///
+/// # Errors
+/// One is no queue of a TAP interface, or of another one, or a flag is missing.
+pub fn interface_of(fds: &[OwnedFd]) -> Result<String, TapError> {
+    let queues = u16::try_from(fds.len()).unwrap_or(u16::MAX);
+    let mut first: Option<String> = None;
+    for (index, fd) in fds.iter().enumerate() {
+        let (name, flags) =
+            sys::get_interface(fd).map_err(|source| TapError::NotTapFd { index, source })?;
+        check_flags(&name, u32::from(flags.cast_unsigned()), queues)?;
+        match &first {
+            Some(first) if *first != name => {
+                return Err(TapError::MixedFds {
+                    first: first.clone(),
+                    index,
+                    other: name,
+                });
+            }
+            _ => first = Some(name),
+        }
+    }
+    first.ok_or(TapError::QueueCount { queues })
+}
+
 /// An open TAP interface with its queues.
 ///
 /// Closing it (dropping) gives the queues back; an interface that is not
@@ -153,24 +179,12 @@ impl Tap {
             });
         }
         let mut tap = Self {
-            name: String::new(),
+            name: interface_of(&fds)?,
             queues: Vec::new(),
             multi_queue: queues > 1,
         };
-        for (index, fd) in fds.into_iter().enumerate() {
+        for fd in fds {
             let file = File::from(fd);
-            let (name, flags) =
-                sys::get_interface(&file).map_err(|source| TapError::NotTapFd { index, source })?;
-            check_flags(&name, u32::from(flags.cast_unsigned()), queues)?;
-            if index == 0 {
-                tap.name = name;
-            } else if tap.name != name {
-                return Err(TapError::MixedFds {
-                    first: tap.name,
-                    index,
-                    other: name,
-                });
-            }
             sys::set_nonblocking(&file)
                 .map_err(|source| tap.failed("make a queue non-blocking", source))?;
             tap.push(file)?;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -95,7 +96,7 @@ pub(super) fn set_interface(file: &File, name: &str, flags: i16) -> io::Result<S
 }
 
 /// `TUNGETIFF`: name and flags of the interface that `file` is a queue of.
-pub(super) fn get_interface(file: &File) -> io::Result<(String, i16)> {
+pub(super) fn get_interface(file: &impl AsRawFd) -> io::Result<(String, i16)> {
     let mut request = request("");
     // SAFETY: the kernel writes one `ifreq`, which lives through the call; on a
     // descriptor of another kind it answers an error. (The number says `int`,

@@ -24,6 +24,7 @@ use crate::clock::boot_id;
 use crate::guest::{Destination, Prepared, Refusal};
 use crate::memory::{PAGE, Region};
 use crate::options::Options;
+use crate::phase::Phase;
 use crate::stats::{Moment, Progress, Snapshot, micros};
 use crate::wire::message::{Description, Hello, Message, Role, Verdict};
 use crate::wire::{HEADER_BYTES, Header, VERSIONS, choose_version};
@@ -149,6 +150,7 @@ impl<D: Destination> Driver<'_, D> {
         hello: &Hello,
         next: impl FnMut() -> Result<OwnedFd, ChannelError>,
     ) -> Result<(), ReceiveError> {
+        self.progress.enter(Phase::Describe);
         self.agree(hello)?;
         let data = self.accept_streams(hello, next)?;
         let regions = self.prepare()?.regions;
@@ -173,7 +175,9 @@ impl<D: Destination> Driver<'_, D> {
         if ahead && self.receivers.is_some() && through_file.contains(&false) {
             self.populate = Populate::start(regions, through_file, self.control.stop());
         }
+        self.progress.enter(Phase::Copy);
         let state = self.await_state()?;
+        self.progress.enter(Phase::Await);
         if let Some(receivers) = &self.receivers {
             receivers.await_last(self.options.stopped)?;
         }
@@ -340,6 +344,7 @@ impl<D: Destination> Driver<'_, D> {
 
     fn await_handover(&self) -> Result<(), ReceiveError> {
         const DOING: &str = "waiting for the hand-over";
+        self.progress.enter(Phase::Handover);
         loop {
             let patience = Patience::Committed(self.options.stopped);
             match self.control.receive(patience, DOING)? {
@@ -351,6 +356,7 @@ impl<D: Destination> Driver<'_, D> {
 
     /// The guest is ours. Whatever happens now, the source does not run it.
     fn run(mut self) -> Result<Arrived, ReceiveError> {
+        self.progress.enter(Phase::Running);
         let patience = Patience::Committed(Duration::from_secs(1));
         let since = match self.guest.run() {
             Ok(since) => since,

@@ -164,6 +164,9 @@ impl<S: Source> Driver<'_, S> {
         let mut work = Work::new(number, pages, senders.streams(), FRAME_PAGES);
         work.clear = self.options.means.clear_before_read;
         let work = Arc::new(work);
+        let scanned = self.progress.scanned.load(Ordering::Relaxed);
+        let end = scanned.saturating_add(work.pages * PAGE);
+        self.progress.round_end.store(end, Ordering::Relaxed);
         senders.post(Arc::clone(&work));
         let deadline = match self.options.at_timeout {
             AtTimeout::Cancel => Some(self.options.timeout),

@@ -66,6 +66,16 @@ pub const FOR_TESTS: &[Program] = &[
     program("tmux", "tmux", "a terminal for `godwit ctl top`"),
 ];
 
+/// What holding the OpenAPI document against a live instance takes.
+pub const FOR_SCHEMA: &[Program] = &[
+    program("cc", "gcc", "building the payload guest"),
+    program(
+        "python3",
+        "python3-venv",
+        "schemathesis, in a folder of its own",
+    ),
+];
+
 /// Where `name` is: on `PATH`, or in a folder that an ordinary user's `PATH` may lack.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

@@ -3,6 +3,7 @@
 //! ```text
 //! unit     cargo nextest run (or cargo test), and doc tests
 //! payload  integration tests outside `linux` and `dpdk`: directly, or in the lab without KVM
+//! schema   the OpenAPI document against a live instance, by schemathesis
 //! linux    integration tests in `linux` and `dpdk`: directly on hardware, else in the lab
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! one, and both results are told: a machine of emulated CPUs can stand still for seconds.
 
 mod integration;
+mod schema;
 mod unit;
 
 use std::io;
@@ -49,6 +51,8 @@ pub enum Suite {
     Unit,
     /// Integration tests with payload guests, and of refusals.
     Payload,
+    /// The OpenAPI document against a live instance.
+    Schema,
     /// Integration tests with Linux and DPDK guests.
     Linux,
 }
@@ -71,6 +75,9 @@ pub enum SuiteError {
     /// There is no outer machine.
     #[error("tests need the outer machine")]
     Outer(#[from] OuterError),
+    /// The instance that schemathesis asks.
+    #[error("the instance under test failed")]
+    Instance(#[source] io::Error),
     /// A folder could not be made.
     #[error("cannot make the folder for results")]
     Folder(#[source] io::Error),
@@ -122,6 +129,11 @@ pub fn run(selection: &Selection) -> Result<bool, SuiteError> {
         let started = std::time::Instant::now();
         let count = unit::run(selection.filter.as_deref())?;
         close(&count, count.line("unit tests", started.elapsed()));
+    }
+    if wanted(Suite::Schema) && selection.filter.is_none() {
+        let started = std::time::Instant::now();
+        let count = schema::run()?;
+        close(&count, count.line("schemathesis", started.elapsed()));
     }
     if wanted(Suite::Payload) || wanted(Suite::Linux) {
         packages::install_missing(packages::FOR_TESTS).map_err(ImageError::from)?;

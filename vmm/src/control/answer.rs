@@ -27,6 +27,7 @@ pub(super) fn failed(verb: Verb, error: &(dyn Error + 'static)) -> ApiError {
 pub(super) fn undefined(verb: Verb, error: &DefinitionError) -> ApiError {
     let kind = match error {
         DefinitionError::Facts(_) => ErrorKind::Internal,
+        DefinitionError::Tap(_) => ErrorKind::BadRequest,
         DefinitionError::Spec(spec) => {
             let duplicate = |p: &crate::spec::Problem| p.kind == ProblemKind::Duplicate;
             if spec.problems().iter().all(duplicate) {

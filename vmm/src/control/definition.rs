@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use godwit_api::config::{NetConfig, VmConfig};
+use godwit_devices::tap::{self, TapError};
 
 use crate::spec::{HostFacts, HostFactsError, MachineSpec, NetSpec, SpecError};
 
@@ -25,6 +26,9 @@ pub enum DefinitionError {
     /// The config is not one of a machine on this host.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// Descriptors that came for a network device are not of a tap that fits.
+    #[error(transparent)]
+    Tap(#[from] TapError),
 }
 
 impl Definition {
@@ -78,7 +82,11 @@ impl Definition {
         }
         let others = std::mem::take(&mut self.taps);
         candidate.taps.extend(others);
-        match candidate.spec() {
+        let fitting = candidate.spec().and_then(|spec| {
+            candidate.check_taps(&id)?;
+            Ok(spec)
+        });
+        match fitting {
             Ok(spec) => {
                 spec.complete(&mut candidate.config);
                 *self = candidate;
@@ -112,6 +120,9 @@ impl Definition {
             last.fds = Some(fds.iter().map(AsRawFd::as_raw_fd).collect());
         }
         let spec = MachineSpec::net_to_plug(&asked, &HostFacts::read()?)?;
+        if !fds.is_empty() {
+            tap::interface_of(&fds)?;
+        }
         if let Some(last) = config.net.last_mut() {
             last.mac = Some(spec.mac.to_string());
         }
@@ -120,6 +131,14 @@ impl Definition {
             self.taps.insert(id.clone(), fds);
         }
         Ok((id, spec))
+    }
+
+    /// Descriptors are looked at when they come: later, who sent them is gone.
+    fn check_taps(&self, id: &str) -> Result<(), TapError> {
+        match self.taps.get(id) {
+            Some(fds) => tap::interface_of(fds).map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     /// Takes a device out; `false` when there is none of that name.

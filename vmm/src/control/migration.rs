@@ -29,8 +29,8 @@ use crate::machine::Machine;
 use crate::migrate::{Arrival, Departure, Places};
 
 /// A migration, as `vm.migration-progress` shows it.
-#[derive(Debug)]
-pub(super) struct Migration {
+#[derive(Clone, Debug)]
+pub(crate) struct Migration {
     role: MigrationRole,
     status: MigrationStatus,
     progress: Arc<Progress>,
@@ -48,7 +48,7 @@ impl Migration {
     }
 
     /// What is known now.
-    pub(super) fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> Shown {
         let now = self.progress.snapshot();
         let known = |us: u64| (us != 0).then_some(us);
         let spent = now.phase_us.iter().filter(|(_, us)| *us != 0);
@@ -67,7 +67,7 @@ impl Migration {
             scanned_bytes: now.scanned_bytes,
             zero_bytes: now.zero_bytes + now.elided_bytes,
             sent_bytes: now.sent_bytes,
-            remaining_bytes: 0,
+            remaining_bytes: now.remaining_bytes,
             dirty_pages_per_second: now.dirty_pages_per_second,
             predicted_downtime_us: known(now.predicted_us),
             downtime_us: known(now.downtime_us),

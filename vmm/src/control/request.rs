@@ -263,13 +263,11 @@ impl Control {
 
     fn info(&self, state: &State) -> Outcome {
         let Some(definition) = &self.definition else {
-            return Err(failed(
-                Verb::Info,
-                &phase::Refusal {
-                    verb: Verb::Info,
-                    phase: Phase::Empty,
-                },
-            ));
+            // Not yet, while one is being restored.
+            return Err(refused(phase::Refusal {
+                verb: Verb::Info,
+                phase: Phase::Empty,
+            }));
         };
         let config = definition.config();
         let memory = &config.memory;

@@ -65,11 +65,13 @@ impl Machine {
             .hotplug
             .plug(None, Arc::clone(&function) as _)?;
         tracing::info!("Device {} came to {at}", spec.id);
-        self.functions.push(Function {
+        let function = Function {
             id: spec.id.clone(),
             at,
             device: function,
-        });
+        };
+        self.watch.add(&function);
+        self.functions.push(function);
         Ok(at)
     }
 

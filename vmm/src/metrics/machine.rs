@@ -47,6 +47,12 @@ pub struct DeviceFacts {
     pub counters: Vec<(&'static str, u64)>,
 }
 
+impl DeviceFacts {
+    pub(super) fn of((id, counters): (String, Vec<(&'static str, u64)>)) -> Self {
+        Self { id, counters }
+    }
+}
+
 const STATE: Family = Family::gauge(
     "godwit_vm_state",
     "1 for the state that the VM is in, 0 for the others.",

@@ -12,10 +12,11 @@ use godwit_api::response::Response;
 use godwit_devices::serial::Serial;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{Facts, MachineFacts, ProcessFacts, ZoneFacts, page, threads};
+use super::{DeviceFacts, Facts, MachineFacts, ProcessFacts, ZoneFacts, page, threads};
+use crate::control::Migration;
 use crate::control::phase::Phase;
 use crate::kvm::stats::{KvmReadings, KvmStats};
-use crate::machine::Machine;
+use crate::machine::{DeviceWatch, Machine};
 
 /// Gathers what `GET /metrics` shows. The control loop tells it of changes;
 /// anyone may ask.
@@ -31,6 +32,8 @@ pub struct MetricsSource {
 struct Observed {
     phase: Phase,
     machine: Option<Arc<MachineSource>>,
+    /// The migration under way, or the last one.
+    migration: Option<Migration>,
 }
 
 /// What can be asked of a machine. Nothing of it is kept alive: what is gone
@@ -42,6 +45,7 @@ struct MachineSource {
     kvm: Weak<KvmStats>,
     zones: Vec<Zone>,
     serial: Option<Weak<Serial>>,
+    devices: Weak<DeviceWatch>,
 }
 
 #[derive(Debug)]
@@ -59,6 +63,7 @@ impl Default for MetricsSource {
             observed: Mutex::new(Observed {
                 phase: Phase::Empty,
                 machine: None,
+                migration: None,
             }),
             turn: Mutex::new(()),
         }
@@ -81,6 +86,11 @@ impl MetricsSource {
         if matches!(phase, Phase::Empty | Phase::Created | Phase::Shutdown) {
             observed.machine = None;
         }
+    }
+
+    /// Tells of the migration under way, or the last one.
+    pub(crate) fn observe_migration(&self, migration: Option<&Migration>) {
+        lock(&self.observed).migration = migration.cloned();
     }
 
     /// Answers on a thread of its own: hundreds of small files are read for a
@@ -118,6 +128,7 @@ impl MetricsSource {
             phase: observed.phase,
             uptime: self.started.elapsed(),
             machine: observed.machine.and_then(|machine| machine.gather()),
+            migration: observed.migration.map(|migration| migration.shown()),
             process: ProcessFacts::gather(),
             threads: threads::gather(),
         }
@@ -146,6 +157,7 @@ impl MachineSource {
             kvm: Arc::downgrade(&machine.stats),
             zones: zones.collect(),
             serial: serial.map(|serial| Arc::downgrade(&serial.device)),
+            devices: Arc::downgrade(&machine.watch),
         }
     }
 
@@ -157,14 +169,16 @@ impl MachineSource {
         }
         let kvm = self.kvm.upgrade();
         let serial = self.serial.as_ref().and_then(Weak::upgrade);
+        let watch = self.devices.upgrade();
+        let devices = watch
+            .map_or_else(Vec::new, |watch| watch.counters())
+            .into_iter();
         Some(MachineFacts {
             uptime: self.built.elapsed(),
             vcpus: self.vcpus,
             zones,
             serial: serial.map(|serial| serial.counters()),
-            // Devices belong to the transport's lock, which a worker may hold
-            // for long: their counters come by a way of their own.
-            devices: Vec::new(),
+            devices: devices.map(DeviceFacts::of).collect(),
             kvm: kvm.map_or_else(KvmReadings::default, |kvm| kvm.read()),
         })
     }

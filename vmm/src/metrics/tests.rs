@@ -13,6 +13,7 @@ fn facts() -> Facts {
         phase: Phase::Empty,
         uptime: Duration::from_millis(1500),
         machine: None,
+        migration: None,
         process: ProcessFacts::default(),
         threads: Vec::new(),
     }
@@ -251,6 +252,50 @@ fn the_process_shows_what_the_kernel_counts() {
             "process_virtual_memory_bytes 307200",
         ],
     );
+}
+
+#[test]
+fn a_migration_shows_how_it_stands() {
+    use godwit_api::response::{MigrationRole, MigrationStatus, PhaseTime, Progress};
+    let migration = Progress {
+        role: MigrationRole::Source,
+        status: MigrationStatus::Finished,
+        phase: "released".to_owned(),
+        phases: vec![PhaseTime {
+            phase: "copy".to_owned(),
+            us: 1_500_000,
+        }],
+        rounds: 3,
+        present_bytes: 100,
+        scanned_bytes: 90,
+        zero_bytes: 10,
+        sent_bytes: 80,
+        remaining_bytes: 5,
+        dirty_pages_per_second: 7,
+        predicted_downtime_us: None,
+        downtime_us: Some(250),
+        total_us: 2_000_000,
+        error: Default::default(),
+    };
+    let facts = Facts {
+        migration: Some(migration),
+        ..facts()
+    };
+    assert_shows(
+        &facts,
+        &[
+            "godwit_migration_status{role=\"source\",status=\"finished\"} 1",
+            "godwit_migration_status{role=\"source\",status=\"ongoing\"} 0",
+            "godwit_migration_phase_seconds{phase=\"copy\"} 1.5",
+            "godwit_migration_duration_seconds 2",
+            "godwit_migration_downtime_seconds 0.00025",
+            "godwit_migration_rounds 3",
+            "godwit_migration_present_bytes 100",
+            "godwit_migration_sent_bytes 80",
+            "godwit_migration_remaining_bytes 5",
+        ],
+    );
+    assert_lacks(&facts, "predicted");
 }
 
 /// Files that a kernel shows otherwise leave families out, and break nothing.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use godwit_api::config::{
-    AffinityConfig, CpusConfig, ExitName, SchedConfig, SchedPolicy, TopologyConfig,
+    AffinityConfig, CoreScheduling, CpusConfig, ExitName, SchedConfig, SchedPolicy, TopologyConfig,
 };
 
 use super::error::Problems;
@@ -80,6 +80,8 @@ pub struct CpuSpec {
     pub affinity: BTreeMap<VcpuId, CpuSet>,
     /// `SCHED_FIFO` with this priority; `None`: the default class.
     pub sched: Option<FifoPriority>,
+    /// What may share a physical core with a vCPU.
+    pub core_scheduling: CoreScheduling,
     /// Instructions that do not leave the guest.
     pub disable_exits: DisabledExits,
     /// How long KVM polls for a halted vCPU, in nanoseconds
@@ -135,6 +137,7 @@ pub(super) fn build(
         topology: topology?,
         affinity,
         sched,
+        core_scheduling: config.core_scheduling.unwrap_or(CoreScheduling::Off),
         disable_exits: DisabledExits {
             hlt: config.disable_exits.contains(&ExitName::Hlt),
             pause: config.disable_exits.contains(&ExitName::Pause),

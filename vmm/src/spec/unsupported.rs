@@ -5,8 +5,8 @@
 //! those are always accepted.
 
 use godwit_api::config::{
-    BalloonConfig, CharacterConfig, CharacterMode, CoreScheduling, CpusConfig, DiskConfig,
-    HotplugMethod, MemoryConfig, NetConfig, NumaConfig, PayloadConfig, PlatformConfig, VmConfig,
+    BalloonConfig, CharacterConfig, CharacterMode, CpusConfig, DiskConfig, HotplugMethod,
+    MemoryConfig, NetConfig, NumaConfig, PayloadConfig, PlatformConfig, VmConfig,
 };
 
 use super::error::Problems;
@@ -143,11 +143,9 @@ fn payload(config: &PayloadConfig, table: &mut Table<'_>) {
 }
 
 fn cpus(config: &CpusConfig, table: &mut Table<'_>) {
-    let no_core_scheduling = matches!(config.core_scheduling, None | Some(CoreScheduling::Off));
     let host_profile = config.profile.as_deref().is_none_or(|name| name == "Host");
     table.row("kvm_hyperv", !config.kvm_hyperv, "Hyper-V emulation is");
     table.row("features.amx", !config.features.amx, "AMX is");
-    table.row("core_scheduling", no_core_scheduling, "core scheduling is");
     table.row("profile", host_profile, "a profile other than \"Host\" is");
 }
 

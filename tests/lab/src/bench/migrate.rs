@@ -13,14 +13,14 @@ use serde_json::Value;
 
 mod beats;
 mod case;
-mod interrupt;
+pub(super) mod interrupt;
 mod network;
 mod plot;
-mod process;
+pub(super) mod process;
 mod qemu;
 mod qmp;
 mod report;
-mod rest;
+pub(crate) mod rest;
 mod rest_vmm;
 mod run;
 mod vmm;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde::Serialize;
 
+mod api;
 mod measure;
 mod migrate;
 mod peer;
@@ -19,7 +20,9 @@ mod prefault;
 mod sample;
 mod start;
 
+pub use api::{ApiOptions, BenchApiError};
 pub use measure::MeasureError;
+pub(crate) use migrate::rest;
 pub use migrate::{BenchMigrateError, MigrateOptions};
 pub use peer::Peer;
 pub use pool::{HugePagePool, PoolError};
@@ -33,6 +36,8 @@ pub enum Bench {
     Start(StartOptions),
     /// Time, gap and cost of moving a running guest to another process
     Migrate(MigrateOptions),
+    /// Time to the answers of the REST API, also while a guest prefaults or moves
+    Api(ApiOptions),
 }
 
 /// Why there is no result.
@@ -44,6 +49,9 @@ pub enum BenchError {
     /// Of the migration.
     #[error(transparent)]
     Migrate(#[from] BenchMigrateError),
+    /// Of the API.
+    #[error(transparent)]
+    Api(#[from] BenchApiError),
 }
 
 /// Runs a benchmark.
@@ -54,6 +62,7 @@ pub fn run(bench: &Bench) -> Result<(), BenchError> {
     match bench {
         Bench::Start(options) => start::run(options)?,
         Bench::Migrate(options) => migrate::run(options)?,
+        Bench::Api(options) => api::run(options)?,
     }
     Ok(())
 }

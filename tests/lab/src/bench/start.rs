@@ -103,7 +103,19 @@ struct Report {
 }
 
 /// A folder for configs and logs, removed with what is in it.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(super) fn new() -> io::Result<Self> {
+        let scratch = Self(std::env::temp_dir().join(format!("godwit-bench-{}", id())));
+        fs::create_dir_all(&scratch.0)?;
+        Ok(scratch)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -123,8 +135,7 @@ pub fn run(options: &StartOptions) -> Result<(), BenchStartError> {
         Some(godwit_binary(options.godwit.as_deref())?)
     };
     let peers = peers(options, godwit.as_ref())?;
-    let scratch = Scratch(std::env::temp_dir().join(format!("godwit-bench-{}", id())));
-    fs::create_dir_all(&scratch.0).map_err(io_error("make a folder for configs"))?;
+    let scratch = Scratch::new().map_err(io_error("make a folder for configs"))?;
 
     let samples = rounds(&peers, &payload, &scratch.0, options.rounds)?;
     let figures = peers

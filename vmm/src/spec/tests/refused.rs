@@ -601,10 +601,6 @@ fn what_is_known_and_not_done() {
         (json!({"platform": {"sev_snp": true}}), "platform.sev_snp"),
         (json!({"debug_console": {"mode": "Tty"}}), "debug_console"),
         (json!({"rng": {"iommu": true}}), "rng.iommu"),
-        (
-            json!({"cpus": {"core_scheduling": "Vm"}}),
-            "cpus.core_scheduling",
-        ),
         (json!({"memory": {"mergeable": true}}), "memory.mergeable"),
         (json!({"landlock_enable": true}), "landlock_enable"),
         (
