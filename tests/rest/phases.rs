@@ -203,6 +203,12 @@ fn while_a_guest_leaves_and_another_comes() {
         let progress = source.get("vm.migration-progress").expect("progress");
         progress["phase"] == "copy" && progress["sent_bytes"].as_u64() > Some(0)
     });
+    let progress = source.get("vm.migration-progress").expect("progress");
+    let [left, present] = ["remaining_bytes", "present_bytes"].map(|key| progress[key].as_u64());
+    assert!(left > Some(0) && left <= present, "{progress}");
+    let progress = destination.get("vm.migration-progress");
+    let progress = progress.expect("progress");
+    assert_eq!(progress["phase"], "copy", "{progress}");
     // Its figures are in the metrics of both sides, and the guest's go on.
     let scraped = scrape(&source.socket());
     let sent = value(&scraped, "godwit_migration_sent_bytes", &[]);

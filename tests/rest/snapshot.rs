@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 
 use crate::support::config::{Config, MIB};
 use crate::support::daemon::Daemon;
 use crate::support::output::Output;
+use crate::support::process;
 use crate::support::scratch::Scratch;
 
 /// Where a guest's serial port and its snapshot outlive the process.
@@ -309,6 +311,40 @@ fn a_snapshot_that_cannot_be_written_leaves_the_guest_alone() {
     assert_eq!(status, 500, "{chain:?}");
     assert!(chain.join(": ").contains("make the folder"), "{chain:?}");
     assert_eq!(daemon.state(), "Paused");
+    daemon.put("vm.resume");
+    daemon.wait_line("pass", 1);
+    daemon.output().assert_sound();
+    daemon.shut_down();
+}
+
+/// The process has a file system of 1 MiB to itself, gone with it.
+#[test]
+fn a_full_file_system_keeps_no_half_a_snapshot() {
+    let scratch = Scratch::new();
+    let small = scratch.file("small");
+    fs::create_dir(&small).expect("a folder");
+    let mut command = Command::new("unshare");
+    let script = r#"mount -t tmpfs -o size=1M none "$1" && exec "$0" --api-socket "$2""#;
+    command.args(["--mount", "sh", "-c", script]).args([
+        process::binary().as_os_str(),
+        small.as_os_str(),
+        scratch.file("api.sock").as_os_str(),
+    ]);
+    let mut daemon = Daemon::spawn(scratch, command);
+    daemon.create(Config::new(JUDGE));
+    daemon.put("vm.boot");
+    daemon.wait_line("filled", 1);
+    daemon.put("vm.pause");
+    let url = format!("file://{}", small.join("snapshot").display());
+    let body = json!({"destination_url": url}).to_string();
+    let (status, chain) = daemon.refused("vm.snapshot", &body);
+    assert_eq!(status, 500, "{chain:?}");
+    let text = chain.join(": ");
+    assert!(text.contains("No space left on device"), "{text}");
+    let root = PathBuf::from(format!("/proc/{}/root", daemon.process.pid()));
+    let inside = small.strip_prefix("/").expect("an absolute path");
+    let left = fs::read_dir(root.join(inside).join("snapshot")).expect("the folder");
+    assert_eq!(left.count(), 0);
     daemon.put("vm.resume");
     daemon.wait_line("pass", 1);
     daemon.output().assert_sound();
