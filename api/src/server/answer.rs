@@ -113,6 +113,10 @@ fn chain(error: &ApiError) -> Vec<u8> {
 }
 
 fn ascii(text: &str) -> Vec<u8> {
+    // Metrics are, and they are long.
+    if text.is_ascii() {
+        return text.as_bytes().to_vec();
+    }
     text.chars()
         .map(|c| u8::try_from(c).ok().filter(u8::is_ascii).unwrap_or(b'?'))
         .collect()
