@@ -1,5 +1,6 @@
 //! Guests that move between two instances.
 
 mod faults;
+mod frames;
 mod moves;
 mod pair;

@@ -71,6 +71,20 @@ impl Daemon {
         }
     }
 
+    /// Looks until `holds`, or until the process has ended.
+    #[track_caller]
+    pub fn wait_or_end(&mut self, mut holds: impl FnMut(&mut Self) -> bool) {
+        let start = std::time::Instant::now();
+        while !holds(self) && !self.process.has_ended() {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "in vain; it said: {}",
+                self.process.stderr()
+            );
+            thread::sleep(GLANCE);
+        }
+    }
+
     pub fn get(&mut self, name: &str) -> Result<Value, ClientError> {
         self.client.get(name)
     }

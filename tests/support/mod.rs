@@ -7,6 +7,8 @@ pub mod linux;
 pub mod namespace;
 pub mod output;
 pub mod process;
+pub mod proxy;
 pub mod scrape;
 pub mod scratch;
+pub mod traveller;
 pub mod vm;
