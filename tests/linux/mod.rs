@@ -6,3 +6,4 @@ mod disk;
 mod facts;
 mod net;
 mod offline;
+mod plug;

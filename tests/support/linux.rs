@@ -11,6 +11,7 @@ use godwit_lab::workspace;
 use serde_json::{Value, json};
 
 use super::config::{Config, MIB};
+use super::daemon::Daemon;
 use super::process::{Ended, GLANCE, Godwit};
 use super::scratch::Scratch;
 
@@ -81,6 +82,82 @@ pub fn net(tap: &str, pairs: u16) -> Value {
     json!({"net": [{"id": "net0", "tap": tap, "mac": MAC, "num_queues": 2 * pairs}]})
 }
 
+/// A guest whose serial port is the streams of its process.
+pub trait Guest {
+    fn process(&mut self) -> &mut Godwit;
+
+    fn console(&mut self) -> String {
+        String::from_utf8_lossy(&self.process().stdout()).into_owned()
+    }
+
+    /// Waits until the console says `text`.
+    #[track_caller]
+    fn wait_for(&mut self, text: &str) {
+        let start = Instant::now();
+        loop {
+            let ended = self.process().has_ended();
+            let console = self.console();
+            if console.contains(text) {
+                return;
+            }
+            assert!(
+                !ended && start.elapsed() < LIMIT,
+                "no {text:?}; godwit said: {}\nthe guest wrote:\n{console}",
+                self.process().stderr()
+            );
+            thread::sleep(GLANCE * 10);
+        }
+    }
+
+    /// Runs a command in a task that serves the console, and answers its output.
+    #[track_caller]
+    fn run(&mut self, command: &str) -> String {
+        let from = self.console().len();
+        self.type_in(&format!("{command}\n"));
+        let begin = format!("godwit: begin {command}");
+        let start = Instant::now();
+        loop {
+            let console = self.console();
+            let new = console.get(from..).unwrap_or_default();
+            let output = new.split_once(&begin).map_or("", |(_, after)| after);
+            if let Some((output, _)) = output.split_once("godwit: end") {
+                return output.trim().to_owned();
+            }
+            assert!(
+                !self.process().has_ended() && start.elapsed() < LIMIT,
+                "no end of {command:?}; godwit said: {}\nthe guest wrote:\n{console}",
+                self.process().stderr()
+            );
+            thread::sleep(GLANCE * 10);
+        }
+    }
+
+    fn type_in(&mut self, text: &str) {
+        self.process().type_in(text);
+    }
+}
+
+impl Guest for LinuxVm {
+    fn process(&mut self) -> &mut Godwit {
+        &mut self.process
+    }
+}
+
+impl Guest for Daemon {
+    fn process(&mut self) -> &mut Godwit {
+        &mut self.process
+    }
+}
+
+/// Boots `config` in a process that has the API, with the guest's serial port on its streams.
+pub fn boot(config: &Config, arguments: &[&str]) -> Daemon {
+    let mut daemon = Daemon::start_in(Scratch::new(), arguments);
+    daemon.client.set_time_limit(Some(LIMIT));
+    daemon.put_json("vm.create", &config.to_json());
+    daemon.put("vm.boot");
+    daemon
+}
+
 impl LinuxVm {
     pub fn start(scratch: Scratch, config: Config, arguments: &[&str]) -> Self {
         let path = scratch.write("vm.json", config.to_json());
@@ -95,50 +172,6 @@ impl LinuxVm {
 
     pub fn pid(&self) -> u32 {
         self.process.pid()
-    }
-
-    pub fn console(&self) -> String {
-        String::from_utf8_lossy(&self.process.stdout()).into_owned()
-    }
-
-    /// Waits until the console says `text`.
-    #[track_caller]
-    pub fn wait_for(&mut self, text: &str) {
-        let start = Instant::now();
-        loop {
-            let ended = self.process.has_ended();
-            let console = self.console();
-            if console.contains(text) {
-                return;
-            }
-            assert!(
-                !ended && start.elapsed() < LIMIT,
-                "no {text:?}; godwit said: {}\nthe guest wrote:\n{console}",
-                self.process.stderr()
-            );
-            thread::sleep(GLANCE * 10);
-        }
-    }
-
-    /// Runs a command in a task that serves the console, and answers its output.
-    #[track_caller]
-    pub fn run(&mut self, command: &str) -> String {
-        self.process.type_in(&format!("{command}\n"));
-        let begin = format!("godwit: begin {command}");
-        self.wait_for(&begin);
-        loop {
-            let console = self.console();
-            let output = console.rsplit_once(&begin).map_or("", |(_, after)| after);
-            if let Some((output, _)) = output.split_once("godwit: end") {
-                return output.trim().to_owned();
-            }
-            self.wait_for("godwit: end");
-            thread::sleep(GLANCE);
-        }
-    }
-
-    pub fn type_in(&mut self, text: &str) {
-        self.process.type_in(text);
     }
 
     /// Waits until the guest has ended the process with `code`.
