@@ -6,12 +6,15 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use godwit_api::client::Client;
+use godwit_api::router::Method;
 use godwit_lab::seam::{self, Need};
 use godwit_lab::workspace;
 use serde_json::{Value, json};
 
 use super::config::{Config, MIB};
 use super::daemon::Daemon;
+use super::host;
 use super::process::{Ended, GLANCE, Godwit};
 use super::scratch::Scratch;
 
@@ -149,6 +152,17 @@ impl Guest for Daemon {
     }
 }
 
+/// A guest that has moved to another process.
+#[derive(Debug)]
+pub struct Moved {
+    pub at: Daemon,
+    /// When the move was asked for, and when the destination said that the guest runs there.
+    pub asked: Instant,
+    pub arrived: Instant,
+    /// The destination's account of it.
+    pub progress: Value,
+}
+
 /// Boots `config` in a process that has the API, with the guest's serial port on its streams.
 pub fn boot(config: &Config, arguments: &[&str]) -> Daemon {
     let mut daemon = Daemon::start_in(Scratch::new(), arguments);
@@ -156,6 +170,62 @@ pub fn boot(config: &Config, arguments: &[&str]) -> Daemon {
     daemon.put_json("vm.create", &config.to_json());
     daemon.put("vm.boot");
     daemon
+}
+
+/// How long a guest may stand still. The lab emulates: the fixed cost alone is above the default
+/// there, and a move would wait for it to fall until its time is over.
+const DOWNTIME_MS: u64 = 30_000;
+
+/// Moves a guest to a process of its own. `receive` and `send` are what the two requests say
+/// besides the addresses.
+#[track_caller]
+pub fn migrate(mut source: Daemon, receive: &Value, send: &Value) -> Moved {
+    let destination = Daemon::start();
+    let socket = destination.scratch.file("migration.sock");
+    let url = format!("unix:{}", socket.display());
+    let with_url = |body: &Value, key: &str| {
+        let url = json!({ key: url });
+        Config::from_json(body.clone()).with(url).to_json()
+    };
+    let mut client = Client::new(destination.socket());
+    client.set_time_limit(Some(LIMIT));
+    let body = with_url(receive, "receiver_url");
+    let received = thread::spawn(move || {
+        let path = "/api/v1/vm.receive-migration";
+        let answer = client.call(Method::Put, path, body.as_bytes(), &[]);
+        (answer, Instant::now())
+    });
+    host::wait_until("the destination listens", || {
+        socket.exists() || received.is_finished()
+    });
+    let asked = Instant::now();
+    let send = Config::from_json(json!({"downtime_ms": DOWNTIME_MS})).with(send.clone());
+    let send = with_url(send.json(), "destination_url");
+    source.put_json("vm.send-migration", &send);
+    let mut last = None;
+    while !received.is_finished() {
+        last = source.get("vm.migration-progress").ok().or(last);
+        assert!(asked.elapsed() < LIMIT, "it does not come: {last:?}");
+        thread::sleep(GLANCE * 4);
+    }
+    let (answer, arrived) = received.join().expect("the request that receives");
+    let mut destination = destination;
+    if let Err(error) = answer {
+        panic!(
+            "it did not come: {error}; the source said: {}, {last:?}; the destination: {}",
+            source.process.stderr(),
+            destination.process.stderr()
+        );
+    }
+    let progress = destination.get("vm.migration-progress").expect("progress");
+    // All of the source goes by itself.
+    source.ended(0);
+    Moved {
+        at: destination,
+        asked,
+        arrived,
+        progress,
+    }
 }
 
 impl LinuxVm {
