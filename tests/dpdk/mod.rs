@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::config::MIB;
 use crate::support::host;
-use crate::support::linux::{self, LinuxVm, Tap};
+use crate::support::linux::{self, Guest, LinuxVm, Tap};
 use crate::support::scratch::Scratch;
 
 /// Boots testpmd with `pairs` queue pairs on 2 MiB pages, and passes frames through it.

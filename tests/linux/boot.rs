@@ -2,7 +2,7 @@
 
 use godwit_lab::seam;
 
-use crate::support::linux::{self, LinuxVm};
+use crate::support::linux::{self, Guest, LinuxVm};
 use crate::support::scratch::Scratch;
 
 #[test]

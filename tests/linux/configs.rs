@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::config::{GIB, MIB};
 use crate::support::host::{self, HugePages, SCHED_FIFO, SCHED_OTHER, Task};
-use crate::support::linux::{self, LinuxVm, Tap};
+use crate::support::linux::{self, Guest, LinuxVm, Tap};
 use crate::support::scratch::Scratch;
 
 /// The tap of the examples.

@@ -4,5 +4,7 @@ mod boot;
 mod configs;
 mod disk;
 mod facts;
+mod migrate;
 mod net;
 mod offline;
+mod plug;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::linux::{self, LinuxVm, Tap};
+use crate::support::linux::{self, Guest, LinuxVm, Tap};
 use crate::support::scratch::Scratch;
 
 fn output(program: &str, arguments: &[&str]) -> String {

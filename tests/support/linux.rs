@@ -6,11 +6,15 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use godwit_api::client::Client;
+use godwit_api::router::Method;
 use godwit_lab::seam::{self, Need};
 use godwit_lab::workspace;
 use serde_json::{Value, json};
 
 use super::config::{Config, MIB};
+use super::daemon::Daemon;
+use super::host;
 use super::process::{Ended, GLANCE, Godwit};
 use super::scratch::Scratch;
 
@@ -81,6 +85,149 @@ pub fn net(tap: &str, pairs: u16) -> Value {
     json!({"net": [{"id": "net0", "tap": tap, "mac": MAC, "num_queues": 2 * pairs}]})
 }
 
+/// A guest whose serial port is the streams of its process.
+pub trait Guest {
+    fn process(&mut self) -> &mut Godwit;
+
+    fn console(&mut self) -> String {
+        String::from_utf8_lossy(&self.process().stdout()).into_owned()
+    }
+
+    /// Waits until the console says `text`.
+    #[track_caller]
+    fn wait_for(&mut self, text: &str) {
+        let start = Instant::now();
+        loop {
+            let ended = self.process().has_ended();
+            let console = self.console();
+            if console.contains(text) {
+                return;
+            }
+            assert!(
+                !ended && start.elapsed() < LIMIT,
+                "no {text:?}; godwit said: {}\nthe guest wrote:\n{console}",
+                self.process().stderr()
+            );
+            thread::sleep(GLANCE * 10);
+        }
+    }
+
+    /// Runs a command in a task that serves the console, and answers its output.
+    #[track_caller]
+    fn run(&mut self, command: &str) -> String {
+        let from = self.console().len();
+        self.type_in(&format!("{command}\n"));
+        let begin = format!("godwit: begin {command}");
+        let start = Instant::now();
+        loop {
+            let console = self.console();
+            let new = console.get(from..).unwrap_or_default();
+            let output = new.split_once(&begin).map_or("", |(_, after)| after);
+            if let Some((output, _)) = output.split_once("godwit: end") {
+                return output.trim().to_owned();
+            }
+            assert!(
+                !self.process().has_ended() && start.elapsed() < LIMIT,
+                "no end of {command:?}; godwit said: {}\nthe guest wrote:\n{console}",
+                self.process().stderr()
+            );
+            thread::sleep(GLANCE * 10);
+        }
+    }
+
+    fn type_in(&mut self, text: &str) {
+        self.process().type_in(text);
+    }
+}
+
+impl Guest for LinuxVm {
+    fn process(&mut self) -> &mut Godwit {
+        &mut self.process
+    }
+}
+
+impl Guest for Daemon {
+    fn process(&mut self) -> &mut Godwit {
+        &mut self.process
+    }
+}
+
+/// A guest that has moved to another process.
+#[derive(Debug)]
+pub struct Moved {
+    pub at: Daemon,
+    /// When the move was asked for, and when the destination said that the guest runs there.
+    pub asked: Instant,
+    pub arrived: Instant,
+    /// The destination's account of it.
+    pub progress: Value,
+}
+
+/// Boots `config` in a process that has the API, with the guest's serial port on its streams.
+pub fn boot(config: &Config, arguments: &[&str]) -> Daemon {
+    let mut daemon = Daemon::start_in(Scratch::new(), arguments);
+    daemon.client.set_time_limit(Some(LIMIT));
+    daemon.put_json("vm.create", &config.to_json());
+    daemon.put("vm.boot");
+    daemon
+}
+
+/// How long a guest may stand still. The lab emulates: the fixed cost alone is above the default
+/// there, and a move would wait for it to fall until its time is over.
+const DOWNTIME_MS: u64 = 30_000;
+
+/// Moves a guest to a process of its own. `receive` and `send` are what the two requests say
+/// besides the addresses.
+#[track_caller]
+pub fn migrate(mut source: Daemon, receive: &Value, send: &Value) -> Moved {
+    let destination = Daemon::start();
+    let socket = destination.scratch.file("migration.sock");
+    let url = format!("unix:{}", socket.display());
+    let with_url = |body: &Value, key: &str| {
+        let url = json!({ key: url });
+        Config::from_json(body.clone()).with(url).to_json()
+    };
+    let mut client = Client::new(destination.socket());
+    client.set_time_limit(Some(LIMIT));
+    let body = with_url(receive, "receiver_url");
+    let received = thread::spawn(move || {
+        let path = "/api/v1/vm.receive-migration";
+        let answer = client.call(Method::Put, path, body.as_bytes(), &[]);
+        (answer, Instant::now())
+    });
+    host::wait_until("the destination listens", || {
+        socket.exists() || received.is_finished()
+    });
+    let asked = Instant::now();
+    let send = Config::from_json(json!({"downtime_ms": DOWNTIME_MS})).with(send.clone());
+    let send = with_url(send.json(), "destination_url");
+    source.put_json("vm.send-migration", &send);
+    let mut last = None;
+    while !received.is_finished() {
+        last = source.get("vm.migration-progress").ok().or(last);
+        assert!(asked.elapsed() < LIMIT, "it does not come: {last:?}");
+        thread::sleep(GLANCE * 4);
+    }
+    let (answer, arrived) = received.join().expect("the request that receives");
+    let mut destination = destination;
+    if let Err(error) = answer {
+        panic!(
+            "it did not come: {error}; the source said: {}, {last:?}; the destination: {}",
+            source.process.stderr(),
+            destination.process.stderr()
+        );
+    }
+    let progress = destination.get("vm.migration-progress").expect("progress");
+    // All of the source goes by itself.
+    source.ended(0);
+    Moved {
+        at: destination,
+        asked,
+        arrived,
+        progress,
+    }
+}
+
 impl LinuxVm {
     pub fn start(scratch: Scratch, config: Config, arguments: &[&str]) -> Self {
         let path = scratch.write("vm.json", config.to_json());
@@ -95,50 +242,6 @@ impl LinuxVm {
 
     pub fn pid(&self) -> u32 {
         self.process.pid()
-    }
-
-    pub fn console(&self) -> String {
-        String::from_utf8_lossy(&self.process.stdout()).into_owned()
-    }
-
-    /// Waits until the console says `text`.
-    #[track_caller]
-    pub fn wait_for(&mut self, text: &str) {
-        let start = Instant::now();
-        loop {
-            let ended = self.process.has_ended();
-            let console = self.console();
-            if console.contains(text) {
-                return;
-            }
-            assert!(
-                !ended && start.elapsed() < LIMIT,
-                "no {text:?}; godwit said: {}\nthe guest wrote:\n{console}",
-                self.process.stderr()
-            );
-            thread::sleep(GLANCE * 10);
-        }
-    }
-
-    /// Runs a command in a task that serves the console, and answers its output.
-    #[track_caller]
-    pub fn run(&mut self, command: &str) -> String {
-        self.process.type_in(&format!("{command}\n"));
-        let begin = format!("godwit: begin {command}");
-        self.wait_for(&begin);
-        loop {
-            let console = self.console();
-            let output = console.rsplit_once(&begin).map_or("", |(_, after)| after);
-            if let Some((output, _)) = output.split_once("godwit: end") {
-                return output.trim().to_owned();
-            }
-            self.wait_for("godwit: end");
-            thread::sleep(GLANCE);
-        }
-    }
-
-    pub fn type_in(&mut self, text: &str) {
-        self.process.type_in(text);
     }
 
     /// Waits until the guest has ended the process with `code`.

@@ -11,6 +11,12 @@
 //! 34  filling           derived from the sequence number
 //! ```
 
+mod bridge;
+mod paced;
+
+pub use bridge::{Bridge, PORT};
+pub use paced::{Flight, Pace, Record, Span, paced};
+
 use std::ffi::CString;
 use std::fmt;
 use std::io;
