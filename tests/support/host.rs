@@ -37,16 +37,24 @@ pub fn tasks(pid: u32) -> Vec<Task> {
 }
 
 /// The workers of a process's vhost devices: kernel threads that are named after the thread which
-/// asked for them, or since Linux 6.4 threads of the process.
+/// asked for them, or since Linux 6.4 threads of the process. That thread may have ended since; it
+/// is none of another process's.
 pub fn vhost_workers(pid: u32) -> Vec<Task> {
     let folders = |path: &str| fs::read_dir(path).into_iter().flatten().flatten();
-    let names: Vec<_> = folders(&format!("/proc/{pid}/task"))
-        .map(|entry| format!("vhost-{}", entry.file_name().to_string_lossy()))
-        .collect();
+    let ours = |name: &str| {
+        let owner = name
+            .strip_prefix("vhost-")
+            .and_then(|id| id.parse::<u32>().ok());
+        owner.is_some_and(|owner| {
+            let of_ours = Path::new(&format!("/proc/{pid}/task/{owner}")).exists();
+            // Threads that have ended are not in /proc; ids count up from the process's own.
+            of_ours || owner > pid && !Path::new(&format!("/proc/{owner}")).exists()
+        })
+    };
     folders("/proc")
         .chain(folders(&format!("/proc/{pid}/task")))
         .filter_map(|entry| task(&entry.path()))
-        .filter(|task| names.contains(&task.name))
+        .filter(|task| ours(&task.name))
         .collect()
 }
 
