@@ -178,6 +178,7 @@ impl Control {
                 verb,
             } => match reply {
                 Some(reply) => {
+                    self.leave_cpus();
                     reply.send(Err(failed(verb, &error)));
                     Ok(State::Created)
                 }
