@@ -52,6 +52,9 @@ pub enum Decision {
     Stop,
     /// Time is over, and the guest shall stay.
     GiveUp,
+    /// Stopping alone takes longer than is allowed, however little is left to
+    /// copy, and the guest shall stay.
+    OutOfReach,
 }
 
 /// What stopping costs, learned from the rounds so far.
@@ -115,20 +118,29 @@ impl Forecast {
         };
         let fits = predicted <= limits.downtime;
         let falls = self.best.is_none_or(|best| predicted < best.mul_f64(FALL));
-        // What no further round can take away.
-        let floor = self.fixed + self.latency;
+        let floor = self.floor();
         let worth = predicted > floor.mul_f64(1.0 / FALL);
         self.best = Some(self.best.map_or(predicted, |best| best.min(predicted)));
         if fits && !(limits.at_minimum && falls && worth) {
             return Decision::Stop;
         }
-        if elapsed < limits.timeout {
+        // Rounds take the memory's share away, and nothing else.
+        let in_vain = floor > limits.downtime && !worth;
+        if elapsed < limits.timeout && !in_vain {
             return Decision::Continue;
         }
-        match (fits, limits.at_timeout) {
-            (true, _) | (_, AtTimeout::Ignore) => Decision::Stop,
-            (false, AtTimeout::Cancel) => Decision::GiveUp,
+        match limits.at_timeout {
+            _ if fits => Decision::Stop,
+            AtTimeout::Ignore => Decision::Stop,
+            AtTimeout::Cancel if in_vain => Decision::OutOfReach,
+            AtTimeout::Cancel => Decision::GiveUp,
         }
+    }
+
+    /// What no further round can take away.
+    #[must_use]
+    pub fn floor(&self) -> Duration {
+        self.fixed + self.latency
     }
 }
 

@@ -1,5 +1,7 @@
 //! Guests that run dpdk-testpmd: every frame comes back.
 
+mod migrate;
+
 use std::time::Duration;
 
 use godwit_lab::seam::{self, Need};

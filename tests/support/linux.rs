@@ -159,6 +159,8 @@ pub struct Moved {
     /// When the move was asked for, and when the destination said that the guest runs there.
     pub asked: Instant,
     pub arrived: Instant,
+    /// The source's account of it, as of the last time it was asked.
+    pub left: Value,
     /// The destination's account of it.
     pub progress: Value,
 }
@@ -180,7 +182,7 @@ const DOWNTIME_MS: u64 = 30_000;
 /// besides the addresses.
 #[track_caller]
 pub fn migrate(mut source: Daemon, receive: &Value, send: &Value) -> Moved {
-    let destination = Daemon::start();
+    let destination = Daemon::start_in(Scratch::new(), &["-vv"]);
     let socket = destination.scratch.file("migration.sock");
     let url = format!("unix:{}", socket.display());
     let with_url = |body: &Value, key: &str| {
@@ -203,10 +205,18 @@ pub fn migrate(mut source: Daemon, receive: &Value, send: &Value) -> Moved {
     let send = with_url(send.json(), "destination_url");
     source.put_json("vm.send-migration", &send);
     let mut last = None;
-    while !received.is_finished() {
+    // It stays for a moment after the guest has left, to tell how that went.
+    while !source.process.has_ended() {
         last = source.get("vm.migration-progress").ok().or(last);
-        assert!(asked.elapsed() < LIMIT, "it does not come: {last:?}");
+        assert!(asked.elapsed() < LIMIT, "it does not go: {last:?}");
         thread::sleep(GLANCE * 4);
+        if received.is_finished()
+            && last
+                .as_ref()
+                .is_some_and(|last| last["status"] != "ongoing")
+        {
+            break;
+        }
     }
     let (answer, arrived) = received.join().expect("the request that receives");
     let mut destination = destination;
@@ -224,6 +234,7 @@ pub fn migrate(mut source: Daemon, receive: &Value, send: &Value) -> Moved {
         at: destination,
         asked,
         arrived,
+        left: last.unwrap_or_default(),
         progress,
     }
 }

@@ -126,8 +126,9 @@ impl Godwit {
         while !self.has_ended() {
             assert!(
                 start.elapsed() < PATIENCE,
-                "still runs; it said: {}",
-                self.stderr()
+                "still runs; it said: {}\non standard output: {}",
+                self.stderr(),
+                String::from_utf8_lossy(&self.stdout())
             );
             thread::sleep(GLANCE);
         }

@@ -91,6 +91,23 @@ fn a_guest_faster_than_the_link_stays_or_goes_when_time_is_over() {
 }
 
 #[test]
+fn a_limit_below_what_the_stop_itself_takes_is_told_when_memory_is_nearly_through() {
+    // The simulated stop takes 550 us.
+    let idle = |at_timeout| {
+        let limits = Limits {
+            downtime: Duration::from_micros(500),
+            at_timeout,
+            ..LIMITS
+        };
+        simulate(100_000, 10.0, 10.0, 300_000.0, &limits)
+    };
+    let (decision, rounds, _) = idle(AtTimeout::Cancel);
+    assert_eq!(decision, Decision::OutOfReach);
+    assert!(rounds < 5, "{rounds}");
+    assert_eq!(idle(AtTimeout::Ignore).0, Decision::Stop);
+}
+
+#[test]
 fn nothing_is_decided_before_anything_is_known() {
     let mut forecast = Forecast::new(Duration::ZERO, Duration::ZERO);
     assert_eq!(forecast.decide(Duration::ZERO, &LIMITS), Decision::Continue);
@@ -111,7 +128,7 @@ proptest! {
         match decision {
             Decision::Stop => prop_assert!(cost <= limits.downtime),
             Decision::GiveUp => prop_assert!(cost > limits.downtime),
-            Decision::Continue => prop_assert!(false),
+            Decision::Continue | Decision::OutOfReach => prop_assert!(false),
         }
     }
 

@@ -125,6 +125,12 @@ impl<S: Source> Driver<'_, S> {
             match forecast.decide(so_far, &limits) {
                 Decision::Continue => {}
                 Decision::Stop => break,
+                Decision::OutOfReach => {
+                    return Err(SendError::OutOfReach {
+                        floor: forecast.floor(),
+                        wanted: limits.downtime,
+                    });
+                }
                 Decision::GiveUp => {
                     return Err(SendError::TimedOut {
                         after: so_far,

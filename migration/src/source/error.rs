@@ -94,6 +94,18 @@ pub enum SendError {
         /// What was allowed.
         wanted: Duration,
     },
+    /// What does not depend on memory takes too long.
+    #[error(
+        "Stopping the guest, restoring it and one round trip take {} us whatever is left to copy, and {} us were \
+         allowed: allow more, or set timeout_strategy to Ignore",
+        .floor.as_micros(), .wanted.as_micros()
+    )]
+    OutOfReach {
+        /// What the stop takes without memory.
+        floor: Duration,
+        /// What was allowed.
+        wanted: Duration,
+    },
     /// Time was over in the middle of a round.
     #[error("Time was over after {} ms, while round {round} was being copied", .after.as_millis())]
     TimedOutCopying {

@@ -249,14 +249,16 @@ impl Machine {
         }
         self.root.restore(&saved.root)?;
         self.root.refresh();
-        self.platform.hotplug.restore(saved.hotplug);
-        if let (Some(port), Some(saved)) = (&self.host.serial, saved.serial) {
-            port.device.restore(saved)?;
-        }
         for (vcpu, answer) in (0..).zip(answers) {
             answer
                 .wait()
                 .map_err(|source| RestoreError::Vcpu { vcpu, source })?;
+        }
+        // These raise an interrupt that is still pending, which a local APIC that
+        // is restored afterwards would forget.
+        self.platform.hotplug.restore(saved.hotplug);
+        if let (Some(port), Some(saved)) = (&self.host.serial, saved.serial) {
+            port.device.restore(saved)?;
         }
         Ok(())
     }

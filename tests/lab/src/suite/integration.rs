@@ -18,6 +18,9 @@ use crate::workspace;
 /// Lines of a failing test's output that are printed; the rest is in its log.
 const SHOWN: usize = 60;
 
+/// What a caller may ask of the tests: how often a guest goes to and fro.
+const TRIPS: [&str; 2] = ["GODWIT_TRIPS", "GODWIT_DPDK_TRIPS"];
+
 /// The built tests.
 #[derive(Debug)]
 pub(super) struct Tests {
@@ -96,7 +99,12 @@ impl Tests {
             ("RUST_BACKTRACE", "0".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
-        .to_vec()
+        .into_iter()
+        .chain(TRIPS.iter().filter_map(|name| {
+            let value = std::env::var(name).ok()?;
+            Some(((*name).to_owned(), value))
+        }))
+        .collect()
     }
 
     /// Runs `chosen` on this machine, one after the other.
