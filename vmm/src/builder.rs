@@ -2,7 +2,6 @@
 //! the ones before it made, and names what failed.
 
 use std::sync::Arc;
-use std::thread;
 
 use godwit_devices::bus::{Bus, OverlapError};
 use godwit_devices::hotplug::HotPlug;
@@ -69,9 +68,6 @@ pub enum BuildError {
     /// A vCPU thread.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    /// The thread that mapped guest memory panicked: a defect.
-    #[error("The thread that maps guest memory ended early")]
-    MemoryThread,
     /// What the guest's processors are could not be learnt.
     #[error("Could not learn what the guest's processors are")]
     Processor(#[source] VcpuStateError),
@@ -134,19 +130,9 @@ pub fn build(
     start: Start<'_>,
     told: Told,
 ) -> Result<Machine, BuildError> {
-    // 1. The virtual machine, with interrupt controllers. It gets the guest's RAM
-    //    on the side: KVM waits for a grace period there, a tick or two of the
-    //    host's clock, which the next steps need not wait for.
+    // 1. The virtual machine, with the guest's RAM and interrupt controllers.
     let hypervisor = Hypervisor::open()?;
-    let vm = create_vm(&hypervisor, spec)?;
-    let (owner, ram) = (vm.clone(), Arc::clone(host.memory.ram()));
-    let mapped = thread::Builder::new()
-        .name("memory".to_owned())
-        .spawn(move || owner.set_memory(&ram))
-        .map_err(|source| HostError::System {
-            attempt: "start a thread that maps guest memory",
-            source,
-        })?;
+    let vm = create_vm(&hypervisor, spec, &host)?;
     // 2. What the guest's processors look like, and so where PCI fits.
     let processors = Processors::describe(&hypervisor, &vm, spec, start, &host.allowed)?;
     let root = PciRoot::new(windows(&host, processors.phys_bits())?);
@@ -163,10 +149,6 @@ pub fn build(
         Start::Boot => Some(load(spec, &host, &root)?),
         Start::Incoming(_) => None,
     };
-    match mapped.join() {
-        Ok(result) => result?,
-        Err(_) => return Err(BuildError::MemoryThread),
-    }
     // 5. The processors, each on its thread.
     let (vcpus, stats) = start_vcpus(spec, &vm, &processors, entry, &buses, &told.report)?;
     let processors = processors.facts(&vcpus, start)?;
@@ -184,8 +166,12 @@ pub fn build(
     })
 }
 
-fn create_vm(hypervisor: &Hypervisor, spec: &MachineSpec) -> Result<Vm, BuildError> {
-    let vm = hypervisor.create_vm(spec.cpus.topology.vcpus())?;
+fn create_vm(
+    hypervisor: &Hypervisor,
+    spec: &MachineSpec,
+    host: &HostResources,
+) -> Result<Vm, BuildError> {
+    let vm = hypervisor.create_vm(spec.cpus.topology.vcpus(), host.memory.ram())?;
     if !spec.cpus.disable_exits.is_empty() {
         let kept = vm.disable_exits(spec.cpus.disable_exits)?;
         if !kept.is_empty() {
