@@ -78,7 +78,7 @@ pub(super) fn platform(
     };
     let handle = host.device_loop.handle();
     handle
-        .add(Box::new(watch))
+        .join(Box::new(watch))
         .map_err(|source| BuildError::from(HostError::from(source)))?;
     Ok(Platform {
         hotplug: Arc::new(hotplug),
