@@ -10,7 +10,7 @@ use std::sync::Arc;
 use godwit_devices::pci::{PciRoot, Windows};
 
 use crate::arch::{acpi, layout, regs, reset_vector};
-use crate::boot::{self, Entry, Payload, Protocol};
+use crate::boot::{self, Entry, Onto, Payload, Protocol};
 use crate::host::HostResources;
 use crate::kvm::stats::KvmStats;
 use crate::kvm::{Hypervisor, Interrupts, Vm};
@@ -26,8 +26,10 @@ use processors::Processors;
 /// What a built machine begins with.
 #[derive(Clone, Copy, Debug)]
 pub enum Start<'a> {
-    /// Its kernel is loaded.
+    /// Its kernel is loaded into new memory.
     Boot,
+    /// Its kernel is loaded again, onto what the guest left.
+    Reboot,
     /// Memory and state come from a machine that was described so.
     Incoming(&'a Description),
 }
@@ -36,7 +38,7 @@ impl<'a> Start<'a> {
     /// What the guest knows of its machine; `None`: nothing yet.
     fn description(self) -> Option<&'a Description> {
         match self {
-            Self::Boot => None,
+            Self::Boot | Self::Reboot => None,
             Self::Incoming(description) => Some(description),
         }
     }
@@ -82,7 +84,8 @@ pub fn build(
     let buses = devices::connect_buses(&root, &interrupts, &platform, &host)?;
     // 4. The kernel and what it is told about the machine.
     let entry = match start {
-        Start::Boot => Some(load(spec, &host, &root)?),
+        Start::Boot => Some(load(spec, &host, &root, Onto::Zeros)?),
+        Start::Reboot => Some(load(spec, &host, &root, Onto::Leftovers)?),
         Start::Incoming(_) => None,
     };
     // 5. The processors, and then each on its thread.
@@ -136,13 +139,19 @@ fn windows(host: &HostResources, phys_bits: u8) -> Result<Windows, BuildError> {
     })
 }
 
-fn load(spec: &MachineSpec, host: &HostResources, root: &PciRoot) -> Result<Entry, BuildError> {
+fn load(
+    spec: &MachineSpec,
+    host: &HostResources,
+    root: &PciRoot,
+    onto: Onto,
+) -> Result<Entry, BuildError> {
     let ram = host.memory.ram();
     let payload = Payload {
         kernel: spec.payload.kernel.clone(),
         initramfs: spec.payload.initramfs.clone(),
         cmdline: spec.payload.cmdline.clone(),
         protocol: Protocol::Auto,
+        onto,
     };
     let entry = boot::load(ram, &payload)?;
     let tables = acpi::AcpiSpec {

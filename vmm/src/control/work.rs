@@ -148,7 +148,7 @@ impl Control {
         let spec = Arc::clone(&machine.spec);
         let site = self.site();
         self.start(Phase::Rebooting, None, move || Done::Booted {
-            result: site.build(&spec, machine.dismantle()),
+            result: site.reboot(&spec, machine.dismantle()),
             reply,
             verb: Verb::Reboot,
         })
