@@ -10,7 +10,6 @@ use crate::host::{HostResources, MemorySource, Origin};
 use crate::kvm::KvmError;
 use crate::machine::{Description, Machine};
 use crate::spec::{CpuSet, MachineSpec};
-use crate::trim;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -43,7 +42,6 @@ impl Site {
         start: Start<'_>,
     ) -> Result<Box<Machine>, BuildError> {
         let machine = builder::build(spec, host, start, self.told())?;
-        trim::startup_code();
         machine.resume();
         Ok(Box::new(machine))
     }
