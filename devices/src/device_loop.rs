@@ -3,12 +3,13 @@
 //! One [`EventManager`] runs on a thread of its own, off the vCPU cores. A
 //! device hands it a subscriber when it is activated and takes it back when it
 //! is stopped; both wait until the loop has done it, so that no callback runs
-//! after [`LoopHandle::remove`] returned.
+//! after [`LoopHandle::remove`] returned. What is served from the machine's start
+//! joins without that: a start waits for no thread that it need not wait for.
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint, SubscriberId};
@@ -53,6 +54,33 @@ impl LoopHandle {
             .call_blocking(move |ops| Ok(ops.add_subscriber(subscriber)))
     }
 
+    /// Adds a subscriber, and does not wait: its `init` runs soon, and before
+    /// what is asked of the loop after this.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub fn join(&self, subscriber: Subscriber) -> Result<Joined, LoopError> {
+        let joined = Joined::default();
+        let id = Arc::clone(&joined.0);
+        self.remote.fire(move |ops| {
+            let _ = id.set(ops.add_subscriber(subscriber));
+        })?;
+        Ok(joined)
+    }
+
+    /// Removes a subscriber that joined; no callback of it runs any more when
+    /// this returns.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub fn leave(&self, joined: Joined) -> Result<(), LoopError> {
+        // Asked of the loop, which has let the subscriber in by then.
+        self.remote.call_blocking(move |ops| match joined.0.get() {
+            Some(&id) => ops.remove_subscriber(id).map(drop).map_err(LoopError::from),
+            None => Ok(()),
+        })
+    }
+
     /// Removes a subscriber; no callback of it runs any more when this returns.
     ///
     /// # Errors
@@ -62,6 +90,10 @@ impl LoopHandle {
             .call_blocking(move |ops| ops.remove_subscriber(id).map(drop).map_err(LoopError::from))
     }
 }
+
+/// A subscriber that joined, to be taken back by [`LoopHandle::leave`].
+#[derive(Debug, Default)]
+pub struct Joined(Arc<OnceLock<SubscriberId>>);
 
 /// The running loop; dropping it ends the thread.
 pub struct DeviceLoop {
@@ -143,6 +175,34 @@ mod tests {
         fn init(&mut self, ops: &mut EventOps) {
             ops.add(Events::new(&self.0, EventSet::IN)).unwrap();
         }
+    }
+
+    #[test]
+    fn a_subscriber_that_joined_is_served_until_it_leaves() {
+        let device_loop = DeviceLoop::spawn("loop", || ()).unwrap();
+        let (sender, received) = mpsc::channel();
+        let fd = EventFd::new(0).unwrap();
+        // Also what happened before the loop let it in.
+        fd.write(3).unwrap();
+        let relay = Relay(fd.try_clone().unwrap(), sender);
+        let joined = device_loop.handle().join(Box::new(relay)).unwrap();
+        assert_eq!(received.recv_timeout(Duration::from_secs(10)), Ok(3));
+        device_loop.handle().leave(joined).unwrap();
+        fd.write(7).unwrap();
+        assert!(received.recv_timeout(Duration::from_millis(50)).is_err());
+    }
+
+    #[test]
+    fn one_that_leaves_at_once_is_not_served_after_that() {
+        let device_loop = DeviceLoop::spawn("loop", || ()).unwrap();
+        let (sender, received) = mpsc::channel();
+        let fd = EventFd::new(0).unwrap();
+        let relay = Relay(fd.try_clone().unwrap(), sender);
+        let joined = device_loop.handle().join(Box::new(relay)).unwrap();
+        device_loop.handle().leave(joined).unwrap();
+        fd.write(7).unwrap();
+        let silent = received.recv_timeout(Duration::from_millis(50));
+        assert!(silent.is_err(), "{silent:?}");
     }
 
     #[test]

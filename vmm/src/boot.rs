@@ -45,6 +45,18 @@ pub struct Payload {
     pub cmdline: String,
     /// How to enter the kernel.
     pub protocol: Protocol,
+    /// What guest memory holds.
+    pub onto: Onto,
+}
+
+/// What guest memory holds before a kernel is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Onto {
+    /// Zeros: it is new. What a kernel finds cleared is not written, so that its
+    /// pages are made when it uses them (a `vmlinux` has megabytes of it).
+    Zeros,
+    /// What the last boot left.
+    Leftovers,
 }
 
 /// How a kernel is entered.
@@ -89,7 +101,7 @@ pub fn load(memory: &GuestRam, payload: &Payload) -> Result<Entry, BootError> {
     let file = ImageFile::open(Role::Kernel, &payload.kernel)?;
     let kernel = match file.format()? {
         Format::BzImage => bzimage::load(&ram, &file),
-        Format::Elf => elf::load(&ram, &file, payload.protocol),
+        Format::Elf => elf::load(&ram, &file, payload),
     }
     .map_err(|defect| BootError::Kernel {
         path: payload.kernel.clone(),

@@ -38,7 +38,7 @@ pub use character::{CharacterSpec, ConsoleSpec, SerialSpec};
 pub use cpus::{CpuSpec, DisabledExits, FifoPriority, MAX_VCPUS, VcpuId};
 pub use disks::DiskSpec;
 pub use error::{Problem, ProblemKind, SpecError};
-pub use facts::{HostFacts, HostFactsError, HugePagePool, NodeFacts};
+pub use facts::{HostFacts, HostFactsError, HugePagePool, NodeFacts, Wanted};
 pub use host_cpu::{CpuSet, HostCpu, ParseCpuListError, format_cpu_list, parse_cpu_list};
 pub use mac::{MacAddress, ParseMacError};
 pub use memory::{MAX_MEMORY_BYTES, MemorySpec, PageSize, ZoneSpec};

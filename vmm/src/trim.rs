@@ -1,19 +1,30 @@
 //! Giving back the pages of code that only the start needed.
 //!
 //! The kernel maps sixteen pages for each one that is run, so that a start that
-//! passes through all of the program maps most of it. Unmapped once before the
-//! guest runs, what is used later comes back from the page cache, and the rest
-//! does not count as this process's memory any more.
+//! passes through all of the program maps most of it. Unmapped once, what is used
+//! later comes back from the page cache, and the rest does not count as this
+//! process's memory any more.
 
 use std::fs;
 use std::ops::Range;
+use std::thread;
+use std::time::Duration;
 
-/// Unmaps this program's code, to be mapped again page by page as it is run.
+/// How long the code stays: the guest's first accesses are not to wait for it.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Unmaps this program's code after a pause, to be mapped again page by page as it
+/// is run.
 pub(crate) fn startup_code() {
+    thread::sleep(PAUSE);
+    unmap_code();
+}
+
+fn unmap_code() {
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else {
         return;
     };
-    let here = (startup_code as fn()) as usize;
+    let here = (unmap_code as fn()) as usize;
     if let Some(code) = maps
         .lines()
         .filter_map(code)
@@ -25,7 +36,7 @@ pub(crate) fn startup_code() {
         let rc = unsafe { libc::madvise(code.start as *mut _, code.len(), libc::MADV_DONTNEED) };
         if rc != 0 {
             let error = std::io::Error::last_os_error();
-            tracing::debug!("Code that only the start needed stays mapped: {error}");
+            tracing::debug!("Code that is not needed any more stays mapped: {error}");
         }
     }
 }
@@ -54,7 +65,7 @@ mod tests {
 
     #[test]
     fn code_runs_after_it_was_given_back() {
-        startup_code();
+        unmap_code();
         assert_eq!("21".parse::<u32>().map(|n| n * 2), Ok(42));
     }
 }

@@ -30,11 +30,11 @@ use kvm_ioctls::VcpuFd;
 
 use crate::affinity::{self, PlacementError};
 use crate::core_scheduling::CoreGroup;
-use crate::kvm::attempt;
 use crate::spec::{CpuSet, FifoPriority, VcpuId};
 
 pub use exit::ExitError;
 pub use kick::install_signal_handler;
+pub(crate) use state::readable_msrs;
 pub use state::{VcpuStateError, VcpuV1};
 pub use tsc::TscShift;
 
@@ -200,9 +200,11 @@ impl VcpuHandle {
         }
     }
 
-    /// Lets the vCPU run.
+    /// Lets the paused vCPU run. It waits for just that, so it needs no kick,
+    /// which would only throw it out of its first entry.
     pub fn resume(&self) {
-        self.send(Command::Run);
+        // A thread that has ended needs no command any more.
+        let _ = self.commands.send(Command::Run);
     }
 
     /// When the vCPU last began to run after a [`resume`](Self::resume), by
@@ -210,24 +212,6 @@ impl VcpuHandle {
     #[must_use]
     pub fn entered_ns(&self) -> u64 {
         self.marks.entered_ns.load(Ordering::Acquire)
-    }
-
-    /// How fast this paused vCPU's time-stamp counter counts, in kHz; 0 where
-    /// KVM does not tell.
-    #[must_use = "the frequency comes with the answer"]
-    pub fn tsc_khz(&self) -> Answer<u32> {
-        self.call(|fd| Ok(fd.get_tsc_khz().unwrap_or(0)))
-    }
-
-    /// Lets this paused vCPU's time-stamp counter count at `khz`, where the
-    /// processor can scale it (`KVM_CAP_TSC_CONTROL`).
-    #[must_use = "it is set only when the answer came"]
-    pub fn set_tsc_khz(&self, khz: u32) -> Answer<()> {
-        self.call(move |fd| {
-            fd.set_tsc_khz(khz)
-                .map_err(attempt("scale a vCPU's time-stamp counter"))?;
-            Ok(())
-        })
     }
 
     /// Whether the vCPU left the guest for good, which it has told then or is
@@ -252,13 +236,6 @@ impl VcpuHandle {
     #[must_use = "the state is set only when the answer came"]
     pub fn restore(&self, saved: VcpuV1, shift: Option<TscShift>) -> Answer<()> {
         self.call(move |fd| saved.restore(fd, shift))
-    }
-
-    /// Which registers of `listed`, and of those that KVM keeps unlisted, this
-    /// paused vCPU lets us read.
-    #[must_use = "the registers come with the answer"]
-    pub fn readable_msrs(&self, listed: Vec<u32>) -> Answer<Vec<u32>> {
-        self.call(move |fd| Ok(state::readable_msrs(fd, &listed)))
     }
 
     /// Tells the guest's clock that the vCPU stood still, so that its watchdogs

@@ -40,12 +40,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use event_manager::SubscriberId;
 use vm_superio::serial::NoEvents;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{Action, BusDevice};
-use crate::device_loop::{LoopError, LoopHandle};
+use crate::device_loop::{Joined, LoopError, LoopHandle};
 use crate::irq::IrqLine;
 
 pub use escape::Escape;
@@ -233,7 +232,7 @@ impl Serial {
                 opened.listener,
                 setup.escape,
             );
-            handle.subscriber = Some(setup.device_loop.add(Box::new(pump))?);
+            handle.subscriber = Some(setup.device_loop.join(Box::new(pump))?);
         }
         Ok((serial, handle))
     }
@@ -320,7 +319,7 @@ impl BusDevice for Serial {
 pub struct SerialHandle {
     serial: Arc<Serial>,
     device_loop: LoopHandle,
-    subscriber: Option<SubscriberId>,
+    subscriber: Option<Joined>,
     place: backend::Place,
 }
 
@@ -344,7 +343,7 @@ impl SerialHandle {
 impl Drop for SerialHandle {
     fn drop(&mut self) {
         if let Some(subscriber) = self.subscriber.take()
-            && let Err(error) = self.device_loop.remove(subscriber)
+            && let Err(error) = self.device_loop.leave(subscriber)
         {
             tracing::debug!("Serial port: {error}");
         }

@@ -7,7 +7,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::file::ImageFile;
 use super::ram::Ram;
-use super::{Kernel, KernelDefect, Protocol, Start};
+use super::{Kernel, KernelDefect, Onto, Payload, Protocol, Start};
 use crate::arch::layout::HOLE_START;
 
 mod note;
@@ -26,7 +26,7 @@ const CMDLINE_MAX: usize = 2047;
 pub(super) fn load(
     ram: &Ram<'_>,
     image: &ImageFile,
-    protocol: Protocol,
+    payload: &Payload,
 ) -> Result<Kernel, KernelDefect> {
     let header = read_header(image)?;
     let segments = read_segments(image, &header)?;
@@ -43,16 +43,18 @@ pub(super) fn load(
     }
 
     let pvh = note::pvh_entry(image, segments.iter().filter(|s| s.p_type == PT_NOTE))?;
-    let start = match (protocol, pvh) {
+    let start = match (payload.protocol, pvh) {
         (Protocol::Auto, Some(entry)) => Start::Pvh(entry_in(&loaded, "PVH", entry)?),
         (Protocol::Auto, None) | (Protocol::Linux64, _) => {
             Start::Linux64(entry_in(&loaded, "64-bit Linux", header.e_entry)?)
         }
     };
 
-    // Cleared first: where segments overlap, what the file has wins.
-    for segment in &loaded {
-        clear_tail(ram, segment)?;
+    if payload.onto == Onto::Leftovers {
+        // Cleared first: where segments overlap, what the file has wins.
+        for segment in &loaded {
+            clear_tail(ram, segment)?;
+        }
     }
     image.load("the ELF segments", |reader| {
         Elf::load(ram.memory, None, reader, None)
@@ -160,8 +162,7 @@ fn entry_in(
     }
 }
 
-/// Clears what a segment has in memory but not in the file: memory holds the last
-/// boot's bytes when the machine restarts.
+/// Clears what a segment has in memory but not in the file.
 fn clear_tail(ram: &Ram<'_>, segment: &Elf64_Phdr) -> Result<(), KernelDefect> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut address = segment.p_paddr + segment.p_filesz;

@@ -56,6 +56,7 @@ fn payload(kernel: &Path) -> Payload {
         initramfs: None,
         cmdline: "console=ttyS0".to_owned(),
         protocol: Protocol::Auto,
+        onto: Onto::Leftovers,
     }
 }
 
@@ -153,6 +154,24 @@ fn memory_behind_a_segment_is_cleared() {
     assert_eq!(read::<u8>(&memory, start), 0);
     assert_eq!(read::<u8>(&memory, end - 1), 0);
     assert_eq!(read::<u8>(&memory, end), 0xee);
+}
+
+#[test]
+fn memory_behind_a_segment_is_left_alone_where_it_is_new() {
+    let scratch = Scratch::new();
+    let kernel = scratch.file("guest", &ElfFile::with_pvh_note().bytes());
+    let memory = memory(16 * MIB);
+    let (start, _) = ElfFile::TAIL;
+    // No new memory holds this; it shows who writes there.
+    memory
+        .write_obj(0xee_u8, GuestAddress(start))
+        .expect("in memory");
+    let payload = Payload {
+        onto: Onto::Zeros,
+        ..payload(&kernel)
+    };
+    load(&memory, &payload).expect("the kernel is whole");
+    assert_eq!(read::<u8>(&memory, start), 0xee);
 }
 
 #[test]

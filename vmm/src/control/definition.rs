@@ -119,7 +119,7 @@ impl Definition {
         {
             last.fds = Some(fds.iter().map(AsRawFd::as_raw_fd).collect());
         }
-        let spec = MachineSpec::net_to_plug(&asked, &HostFacts::read()?)?;
+        let spec = MachineSpec::net_to_plug(&asked, &HostFacts::read(&asked)?)?;
         if !fds.is_empty() {
             tap::interface_of(&fds)?;
         }
@@ -172,7 +172,10 @@ impl Definition {
     /// All that is wrong with it.
     pub fn spec(&self) -> Result<MachineSpec, DefinitionError> {
         let config = self.with_descriptors();
-        Ok(MachineSpec::from_config(&config, &HostFacts::read()?)?)
+        Ok(MachineSpec::from_config(
+            &config,
+            &HostFacts::read(&config)?,
+        )?)
     }
 
     /// The machine to take over here.
@@ -181,7 +184,10 @@ impl Definition {
     /// All that is wrong with it.
     pub fn incoming_spec(&self) -> Result<MachineSpec, DefinitionError> {
         let config = self.with_descriptors();
-        Ok(MachineSpec::from_incoming(&config, &HostFacts::read()?)?)
+        Ok(MachineSpec::from_incoming(
+            &config,
+            &HostFacts::read(&config)?,
+        )?)
     }
 
     fn with_descriptors(&self) -> VmConfig {

@@ -10,7 +10,6 @@ use crate::host::{HostResources, MemorySource, Origin};
 use crate::kvm::KvmError;
 use crate::machine::{Description, Machine};
 use crate::spec::{CpuSet, MachineSpec};
-use crate::trim;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -24,17 +23,25 @@ impl Site {
     /// Builds and starts a machine.
     pub(super) fn boot(&self, spec: &Arc<MachineSpec>) -> Result<Box<Machine>, BuildError> {
         let host = self.open(spec, MemorySource::New)?;
-        self.build(spec, host)
+        self.build(spec, host, Start::Boot)
     }
 
-    /// The same, on what is open already.
-    pub(super) fn build(
+    /// The same, on what another machine of `spec` held.
+    pub(super) fn reboot(
         &self,
         spec: &Arc<MachineSpec>,
         host: HostResources,
     ) -> Result<Box<Machine>, BuildError> {
-        let machine = builder::build(spec, host, Start::Boot, self.told())?;
-        trim::startup_code();
+        self.build(spec, host, Start::Reboot)
+    }
+
+    fn build(
+        &self,
+        spec: &Arc<MachineSpec>,
+        host: HostResources,
+        start: Start<'_>,
+    ) -> Result<Box<Machine>, BuildError> {
+        let machine = builder::build(spec, host, start, self.told())?;
         machine.resume();
         Ok(Box::new(machine))
     }

@@ -23,6 +23,7 @@ use crate::machine::Machine;
 use crate::migrate::{Arrival, Departure, Places};
 use crate::snapshot::{self, SnapshotError};
 use crate::spec::MachineSpec;
+use crate::trim;
 
 /// Work under way.
 #[derive(Debug)]
@@ -116,8 +117,15 @@ impl Control {
         thread::Builder::new()
             .name("worker".to_owned())
             .spawn(move || {
+                let done = work();
+                let booted = matches!(done, Done::Booted { .. });
                 // The loop lives as long as there is work.
-                let _ = events.send(Event::Done(Box::new(work())));
+                let _ = events.send(Event::Done(Box::new(done)));
+                // Not after other work: unmapping interrupts the CPUs that run
+                // vCPUs, which only a guest that boots does not feel.
+                if booted {
+                    trim::startup_code();
+                }
             })
             .map_err(RunError::Worker)?;
         Ok(State::Busy(Work { phase, cancel }))
@@ -148,7 +156,7 @@ impl Control {
         let spec = Arc::clone(&machine.spec);
         let site = self.site();
         self.start(Phase::Rebooting, None, move || Done::Booted {
-            result: site.build(&spec, machine.dismantle()),
+            result: site.reboot(&spec, machine.dismantle()),
             reply,
             verb: Verb::Reboot,
         })

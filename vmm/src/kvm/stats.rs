@@ -46,10 +46,10 @@ pub struct KvmReadings {
 }
 
 impl KvmStats {
-    /// The counters of `vm`; its vCPUs are added as they are made. A KVM that
+    /// The counters of `vm` and of `vcpus`, before threads have those. A KVM that
     /// lacks them (before Linux 5.14) is told of once, here.
     #[must_use]
-    pub fn of(vm: &Vm) -> Self {
+    pub fn of<'a>(vm: &Vm, vcpus: impl Iterator<Item = (VcpuId, &'a VcpuFd)>) -> Self {
         let capability = KVM_CAP_BINARY_STATS_FD.into();
         if vm.fd().check_extension_raw(capability) <= 0 {
             tracing::warn!(
@@ -57,28 +57,23 @@ impl KvmStats {
             );
             return Self::default();
         }
-        match StatsFd::open(vm.fd().as_raw_fd()) {
-            Ok(stats) => Self {
-                vm: Some(stats),
-                vcpus: Vec::new(),
-            },
+        let vm = match StatsFd::open(vm.fd().as_raw_fd()) {
+            Ok(stats) => stats,
             Err(error) => {
                 tracing::warn!("{}: /metrics shows none of KVM's", refused(error));
-                Self::default()
+                return Self::default();
             }
-        }
-    }
-
-    /// Adds a vCPU's, before its thread has it.
-    pub fn add(&mut self, vcpu: VcpuId, fd: &VcpuFd) {
-        if self.vm.is_none() {
-            return;
-        }
-        match StatsFd::open(fd.as_raw_fd()) {
-            Ok(stats) => self.vcpus.push((vcpu, stats)),
+        };
+        let vcpus = vcpus.filter_map(|(vcpu, fd)| match StatsFd::open(fd.as_raw_fd()) {
+            Ok(stats) => Some((vcpu, stats)),
             Err(error) => {
                 tracing::warn!("{}: /metrics lacks vCPU {vcpu}", refused(error));
+                None
             }
+        });
+        Self {
+            vm: Some(vm),
+            vcpus: vcpus.collect(),
         }
     }
 

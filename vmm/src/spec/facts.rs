@@ -5,12 +5,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use godwit_api::config::VmConfig;
 use thiserror::Error;
 
 use super::host_cpu::{CpuSet, ParseCpuListError, parse_cpu_list};
 use super::memory::PageSize;
 
-/// What of a host a machine depends on, read once from sysfs and procfs.
+/// What of a host a machine depends on, read once from sysfs and procfs. What its
+/// config does not ask about is not read, and so looks as if it were not there: a
+/// host with huge pages has some twenty files about them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
     /// CPUs that are there, online or not.
@@ -76,14 +79,35 @@ pub enum HostFactsError {
     },
 }
 
+/// Which facts a config is judged by, besides the CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Memory is to come from a NUMA node.
+    pub nodes: bool,
+    /// Memory is to be on huge pages.
+    pub huge_pages: bool,
+}
+
+impl Wanted {
+    /// Those that `config` is judged by.
+    #[must_use]
+    pub fn by(config: &VmConfig) -> Self {
+        let zones = &config.memory.zones;
+        Self {
+            nodes: zones.iter().any(|zone| zone.host_numa_node.is_some()),
+            huge_pages: config.memory.hugepages || zones.iter().any(|zone| zone.hugepages),
+        }
+    }
+}
+
 impl HostFacts {
-    /// Reads the facts of this host.
+    /// Reads the facts of this host that `config` is judged by.
     ///
     /// # Errors
     ///
     /// As [`Self::read_from`].
-    pub fn read() -> Result<Self, HostFactsError> {
-        Self::read_from(Path::new("/"))
+    pub fn read(config: &VmConfig) -> Result<Self, HostFactsError> {
+        Self::read_from(Path::new("/"), Wanted::by(config))
     }
 
     /// Reads the facts of the host whose `sys` and `proc` are below `root`.
@@ -94,38 +118,35 @@ impl HostFacts {
     ///
     /// [`HostFactsError`]: a file is there that cannot be read or understood,
     /// or the list of online CPUs is missing.
-    pub fn read_from(root: &Path) -> Result<Self, HostFactsError> {
+    pub fn read_from(root: &Path, wanted: Wanted) -> Result<Self, HostFactsError> {
         let cpu = root.join("sys/devices/system/cpu");
         let online_cpus = cpu_list(&cpu.join("online"))?;
-        let present_cpus = match optional(&cpu.join("present"))? {
-            Some(_) => cpu_list(&cpu.join("present"))?,
-            None => online_cpus.clone(),
-        };
-        let mut huge_pages = BTreeMap::new();
-        for size in PageSize::HUGE {
-            if let Some(pool) = system_pool(&root.join(size.system_pool()))? {
-                huge_pages.insert(size, pool);
-            }
-        }
-        Ok(Self {
-            present_cpus,
+        let mut facts = Self {
+            present_cpus: optional_list(&cpu.join("present"))?
+                .unwrap_or_else(|| online_cpus.clone()),
             online_cpus,
-            nodes: nodes(root)?,
-            huge_pages,
-            default_huge_page: default_huge_page(root)?,
-        })
+            ..Self::default()
+        };
+        if wanted.nodes {
+            facts.nodes = nodes(root)?;
+        }
+        if wanted.huge_pages {
+            for size in PageSize::HUGE {
+                if let Some(pool) = system_pool(&root.join(size.system_pool()))? {
+                    facts.huge_pages.insert(size, pool);
+                }
+            }
+            facts.default_huge_page = default_huge_page(root)?;
+        }
+        Ok(facts)
     }
 }
 
 fn nodes(root: &Path) -> Result<BTreeMap<u32, NodeFacts>, HostFactsError> {
     let directory = root.join("sys/devices/system/node");
-    let list = directory.join("online");
     let mut nodes = BTreeMap::new();
-    if optional(&list)?.is_none() {
-        return Ok(nodes);
-    }
     // A list of nodes is written as a list of CPUs is.
-    for node in cpu_list(&list)? {
+    for node in optional_list(&directory.join("online"))?.unwrap_or_default() {
         let node = node.0;
         let cpus = cpu_list(&directory.join(format!("node{node}/cpulist")))?;
         let mut huge_pages = BTreeMap::new();
@@ -180,11 +201,15 @@ fn default_huge_page(root: &Path) -> Result<Option<PageSize>, HostFactsError> {
 }
 
 fn cpu_list(path: &Path) -> Result<CpuSet, HostFactsError> {
-    let text = fs::read_to_string(path).map_err(|source| HostFactsError::Read {
+    optional_list(path)?.ok_or_else(|| HostFactsError::Read {
         path: path.to_owned(),
-        source,
-    })?;
-    parse_cpu_list(&text).map_err(|source| HostFactsError::List {
+        source: io::ErrorKind::NotFound.into(),
+    })
+}
+
+fn optional_list(path: &Path) -> Result<Option<CpuSet>, HostFactsError> {
+    let list = optional(path)?.map(|text| parse_cpu_list(&text));
+    list.transpose().map_err(|source| HostFactsError::List {
         path: path.to_owned(),
         source,
     })

@@ -88,7 +88,10 @@ impl VcpuThread {
             // sets it again, and the next KVM_RUN returns at once.
             self.page.set_immediate_exit(false);
             match self.commands.try_recv() {
-                Ok(Command::Run | Command::Call(_)) | Err(TryRecvError::Empty) => {}
+                // Not for a vCPU that runs; the next one may be, and its kick is
+                // the one that was just forgotten.
+                Ok(Command::Run | Command::Call(_)) => continue,
+                Err(TryRecvError::Empty) => {}
                 Ok(Command::Pause(done)) => {
                     if let Err(stop) = self.finish_pending_access() {
                         self.report(stop);

@@ -164,7 +164,7 @@ impl VcpuV1 {
 ///
 /// A virtual machine lists some that its vCPU does not have (a CPUID feature is
 /// missing), so each is tried once, ahead of any migration.
-pub(super) fn readable_msrs(fd: &VcpuFd, listed: &[u32]) -> Vec<u32> {
+pub(crate) fn readable_msrs(fd: &VcpuFd, listed: &[u32]) -> Vec<u32> {
     let mut candidates: Vec<u32> = listed.to_vec();
     candidates.extend(msr::unlisted());
     candidates.sort_unstable();
