@@ -13,12 +13,14 @@
 //! the file, data that became a hole and a hole that became data are all found.
 
 mod chunks;
+mod fill;
 mod load;
 mod save;
 
 use std::io;
 
 pub use chunks::{CHUNK_BYTES, Checksums};
+pub use fill::{Fill, FillError, Lost, Told, Unfilled};
 pub use load::load;
 pub use save::save;
 

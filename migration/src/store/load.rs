@@ -29,6 +29,7 @@ pub fn load(
     for (region, place) in regions.iter().zip(&places) {
         for chunks in data(place, file, sums)? {
             for chunk in chunks.map(|number| place.chunk(number)) {
+                buffer.clear();
                 read(file, &chunk, sums, &mut buffer)?;
                 for run in runs(&buffer) {
                     let first = chunk.first + run.start as u64 / PAGE;
@@ -99,17 +100,19 @@ fn check_holes(
     Ok(())
 }
 
-/// Reads a chunk and judges it.
+/// Appends a chunk to `buffer`, and judges it.
 pub(super) fn read(
     file: &File,
     chunk: &Chunk,
     sums: Option<&Checksums>,
     buffer: &mut Vec<u8>,
 ) -> Result<(), StoreError> {
-    buffer.resize(usize::try_from(chunk.bytes()).unwrap_or(0), 0);
-    file.read_exact_at(buffer, chunk.offset)
+    let start = buffer.len();
+    buffer.resize(start + usize::try_from(chunk.bytes()).unwrap_or(0), 0);
+    let bytes = buffer.get_mut(start..).unwrap_or_default();
+    file.read_exact_at(bytes, chunk.offset)
         .map_err(failed("read", chunk.offset))?;
-    sums.map_or(Ok(()), |sums| sums.check(chunk, buffer))
+    sums.map_or(Ok(()), |sums| sums.check(chunk, bytes))
 }
 
 /// The next data or hole from `at` on, before `end`.
