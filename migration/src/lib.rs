@@ -18,8 +18,7 @@
 //! return are in [`phase`].
 //!
 //! `unsafe` is in four leaf files: the mapping of guest memory, the vector scan,
-//! system calls on many pieces, and those that ask what is present. All else
-//! denies it.
+//! system calls on many pieces, and those that serve faults. All else denies it.
 #![deny(unsafe_code)]
 
 pub mod address;
@@ -40,6 +39,7 @@ pub mod stats;
 pub mod store;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
+mod userfault;
 pub mod wire;
 
 #[cfg(test)]

@@ -174,6 +174,16 @@ impl Region {
         self.layout.size_bytes / PAGE
     }
 
+    /// The size of the pages that the kernel puts behind it: that of hugetlbfs's
+    /// pages; shared memory is filled by 4 KiB whatever it says of itself.
+    pub(crate) fn host_page_bytes(&self) -> u64 {
+        use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+        match fstatfs(&*self.file).map(|about| about.filesystem_type()) {
+            Ok(HUGETLBFS_MAGIC) => self.layout.page_bytes,
+            Ok(_) | Err(_) => PAGE,
+        }
+    }
+
     /// The mapping as bytes from `first` page on; `None` if any lies outside.
     fn span_of(&self, first: u64, count: u64) -> Option<(NonNull<u8>, usize)> {
         let end = first.checked_add(count)?;

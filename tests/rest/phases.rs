@@ -155,8 +155,7 @@ fn while_a_snapshot_is_read() {
     let mut daemon = Daemon::start();
     let folder = daemon.scratch.file("snapshot");
     std::fs::create_dir(&folder).expect("a folder");
-    fifo(&folder.join("machine.bin"));
-    std::fs::write(folder.join("state.bin"), "").expect("a state");
+    fifo(&folder.join("state.bin"));
     let body = json!({"source_url": format!("file://{}", folder.display())});
     let restore = ask(&daemon, "vm.restore", &body.to_string());
     daemon.wait_until("is read", |daemon| {
@@ -164,7 +163,7 @@ fn while_a_snapshot_is_read() {
     });
     refuses_all_but(&mut daemon, &[], "restoring", "a VM is being restored");
     is_pending(&restore);
-    drop(File::options().write(true).open(folder.join("machine.bin")));
+    drop(File::options().write(true).open(folder.join("state.bin")));
     let answer = answer(restore);
     assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
     daemon.create(Config::new("halt"));

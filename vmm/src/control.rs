@@ -5,7 +5,7 @@
 //!  vCPU threads --Vcpu---+--> [ step(state, event) -> state ] --> answers, events
 //!  signals, escape key --+             |        ^
 //!                                      v        |  Done(machine)
-//!                                 worker thread: boot, reboot, snapshot, migration
+//!                                 worker thread: boot, pause, snapshot, migration
 //! ```
 //!
 //! Nothing but this loop changes what the machine is doing, and it never does

@@ -5,16 +5,19 @@
 //! | `config.json` | the machine's config, to be read by people |
 //! | `machine.bin` | its [`Description`], as a migration sends it ahead |
 //! | `memory.bin` | its memory: regions one after the other, holes for zeros |
-//! | `state.bin` | its [`MachineV1`]; written last, so that a snapshot that has it is complete |
+//! | `state.bin` | its [`MachineV1`] and checksums of all of the above; written last, so that a snapshot that has it is complete |
 //!
-//! Disk images are not part of it: they must be as they were.
+//! A byte that is not as it was written, in any of them, is found before the
+//! guest sees it. Disk images are not part of it: they must be as they were.
+
+mod seal;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use godwit_api::config::VmConfig;
-use godwit_migration::store::{self, StoreError, Stored};
+use godwit_migration::store::{self, Checksums, StoreError, Stored};
 
 use crate::builder::BuildError;
 use crate::control::site::Site;
@@ -27,13 +30,18 @@ use crate::machine::{
 use crate::memory::MemoryError;
 use crate::migrate::{PlaceError, Places, regions};
 
+use seal::SealV1;
+
+pub use seal::SealError;
+
 const CONFIG: &str = "config.json";
 const MACHINE: &str = "machine.bin";
 const MEMORY: &str = "memory.bin";
 const STATE: &str = "state.bin";
 
-/// Description and state are read whole; more than this is no machine's.
-const READ_LIMIT: u64 = 64 << 20;
+/// All but memory is read whole; more than this is no machine's (checksums of
+/// 4 TiB of memory take 320 MiB).
+const READ_LIMIT: u64 = 512 << 20;
 
 /// A snapshot could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +72,18 @@ pub enum SnapshotError {
     /// The description.
     #[error(transparent)]
     Description(#[from] DescriptionError),
-    /// Memory.
+    /// A file is not as it was written.
     #[error(transparent)]
-    Memory(#[from] StoreError),
+    Seal(#[from] SealError),
+    /// Memory.
+    #[error("Could not store or load {}", path.display())]
+    Memory {
+        /// The memory file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
     /// Memory could not be looked at.
     #[error(transparent)]
     Region(#[from] godwit_migration::memory::RegionError),
@@ -131,15 +148,19 @@ fn write_files(
     config: &VmConfig,
     folder: &Path,
 ) -> Result<Stored, SnapshotError> {
-    let description = Description::of(machine, config, false)?;
+    let description = Description::of(machine, config, false)?.encode()?;
     let text = serde_json::to_vec_pretty(config).map_err(DescriptionError::from)?;
     put(&folder.join(CONFIG), &text)?;
-    put(&folder.join(MACHINE), &description.encode()?)?;
+    put(&folder.join(MACHINE), &description)?;
     let path = folder.join(MEMORY);
     let file = File::create_new(&path).map_err(failed("create", &path))?;
-    let stored = store::save(&regions(machine.host.memory.ram())?, &file)?;
+    let saved = store::save(&regions(machine.host.memory.ram())?, &file);
+    let (stored, sums) = saved.map_err(memory_error(&path))?;
     file.sync_all().map_err(failed("write", &path))?;
-    put(&folder.join(STATE), &machine.save()?.encode()?)?;
+    let files = [(CONFIG, text.as_slice()), (MACHINE, &description)];
+    let seal = SealV1::new(machine.save()?.encode()?, sums, &files);
+    let path = folder.join(STATE);
+    put(&path, &seal.encode(&path)?)?;
     let folder_file = File::open(folder).map_err(failed("open", folder))?;
     folder_file.sync_all().map_err(failed("write", folder))?;
     Ok(stored)
@@ -166,10 +187,11 @@ pub fn read(
     mut places: Places,
     prefault: bool,
 ) -> Result<(Box<Machine>, Box<Definition>), SnapshotError> {
-    if !folder.join(STATE).exists() {
-        return Err(SnapshotError::Missing(folder.to_owned()));
-    }
-    let description = Description::decode(&get(&folder.join(MACHINE))?)?;
+    let Parts {
+        description,
+        state,
+        sums,
+    } = parts(folder)?;
     let mut config = description.config()?;
     let taps = places.apply(&mut config).map_err(|errors| {
         let first = errors.into_iter().next();
@@ -181,11 +203,11 @@ pub fn read(
     if let Some(missing) = missing.map_err(BuildError::from)? {
         return Err(SnapshotError::Features(missing));
     }
-    let state = MachineV1::decode(&get(&folder.join(STATE))?)?;
     let machine = site.build_incoming(spec, MemorySource::Unfilled, &description)?;
     let path = folder.join(MEMORY);
     let file = File::open(&path).map_err(failed("open", &path))?;
-    let loaded = store::load(&regions(machine.host.memory.ram())?, &file)?;
+    let loaded = store::load(&regions(machine.host.memory.ram())?, &file, sums.as_ref());
+    let loaded = loaded.map_err(memory_error(&path))?;
     tracing::info!("Read {} MiB of memory", loaded.data_bytes >> 20);
     machine.restore(state, Elapsed::Skipped)?;
     for function in &machine.functions {
@@ -201,6 +223,55 @@ pub fn read(
         machine.host.memory.lock()?;
     }
     Ok((machine, Box::new(definition)))
+}
+
+/// A snapshot's files but its memory, judged.
+struct Parts {
+    description: Description,
+    state: MachineV1,
+    /// Of its memory; a snapshot of an older godwit has none.
+    sums: Option<Checksums>,
+}
+
+fn parts(folder: &Path) -> Result<Parts, SnapshotError> {
+    let path = folder.join(STATE);
+    if !path.exists() {
+        return Err(SnapshotError::Missing(folder.to_owned()));
+    }
+    let last = get(&path)?;
+    if SealV1::is_bare(&last) {
+        tracing::warn!(
+            "{} is of a godwit that wrote no checksums: damage to its memory would not be noticed",
+            folder.display()
+        );
+        return Ok(Parts {
+            description: Description::decode(&get(&folder.join(MACHINE))?)?,
+            state: MachineV1::decode(&last)?,
+            sums: None,
+        });
+    }
+    let seal = SealV1::decode(&path, &last)?;
+    let checked = |name: &str| -> Result<Vec<u8>, SnapshotError> {
+        let path = folder.join(name);
+        let bytes = get(&path)?;
+        seal.check(&path, name, &bytes)?;
+        Ok(bytes)
+    };
+    // Not used: the description has the config as it was completed. But whoever
+    // changed it would think that it is.
+    checked(CONFIG)?;
+    Ok(Parts {
+        description: Description::decode(&checked(MACHINE)?)?,
+        state: MachineV1::decode(&seal.state)?,
+        sums: Some(seal.memory),
+    })
+}
+
+fn memory_error(path: &Path) -> impl FnOnce(StoreError) -> SnapshotError + '_ {
+    |source| SnapshotError::Memory {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn get(path: &Path) -> Result<Vec<u8>, SnapshotError> {

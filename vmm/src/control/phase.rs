@@ -32,6 +32,10 @@ pub enum Phase {
     Running,
     /// Its vCPUs are stopped.
     Paused,
+    /// Its vCPUs are being stopped, and what its devices do is waited for.
+    Pausing,
+    /// Its devices and vCPUs are let go on.
+    Resuming,
     /// Its guest switched itself off.
     Shutdown,
     /// Being taken apart and built again.
@@ -89,7 +93,7 @@ pub enum Verb {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Empty,
         Self::Created,
         Self::Booting,
@@ -102,6 +106,8 @@ impl Phase {
         Self::Sending,
         Self::Receiving,
         Self::Unsettled,
+        Self::Pausing,
+        Self::Resuming,
     ];
 
     /// As a reason for a refusal.
@@ -112,6 +118,8 @@ impl Phase {
             Self::Booting => "the VM is booting",
             Self::Running => "the VM is running",
             Self::Paused => "the VM is paused",
+            Self::Pausing => "the VM is being paused",
+            Self::Resuming => "the VM is being resumed",
             Self::Shutdown => "the VM is shut down",
             Self::Rebooting => "the VM is rebooting",
             Self::Snapshotting => "a snapshot of the VM is being written",
@@ -203,6 +211,8 @@ impl Verb {
                 P::Restoring,
                 P::Sending,
                 P::Unsettled,
+                P::Pausing,
+                P::Resuming,
             ],
         }
     }
@@ -269,24 +279,24 @@ mod tests {
     /// The whole table: rows are verbs, columns phases, in the order of `ALL`.
     const TABLE: [&str; 17] = [
         // Empty Created Booting Running Paused Shutdown Rebooting Snapshotting
-        // Restoring Sending Receiving Unsettled
-        "x...........", // create
-        ".x...x......", // boot
-        "...xx.......", // shutdown
-        "...xx.......", // reboot
-        "xx.xxx.....x", // delete
-        "...x........", // pause
-        "....x......x", // resume
-        "...x........", // power-button
-        ".xxxxxxxxx.x", // info
-        "...xx.......", // counters
-        ".x.xxx......", // add-net
-        ".x.xxx......", // remove-device
-        "....x.......", // snapshot
-        "x...........", // restore
-        "...xx.......", // send
-        "x...........", // receive
-        ".........xx.", // cancel
+        // Restoring Sending Receiving Unsettled Pausing Resuming
+        "x.............", // create
+        ".x...x........", // boot
+        "...xx.........", // shutdown
+        "...xx.........", // reboot
+        "xx.xxx.....x..", // delete
+        "...x..........", // pause
+        "....x......x..", // resume
+        "...x..........", // power-button
+        ".xxxxxxxxx.xxx", // info
+        "...xx.........", // counters
+        ".x.xxx........", // add-net
+        ".x.xxx........", // remove-device
+        "....x.........", // snapshot
+        "x.............", // restore
+        "...xx.........", // send
+        "x.............", // receive
+        ".........xx...", // cancel
     ];
 
     #[test]

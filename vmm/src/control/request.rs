@@ -133,18 +133,10 @@ impl Control {
                 Ok(State::Empty)
             }
             (Request::Pause, State::Running(machine)) => {
-                self.tell(EventKind::Pausing);
-                machine.pause();
-                self.tell(EventKind::Paused);
-                reply.send(DONE);
-                Ok(State::Paused(machine))
+                self.start_pause(machine, reply)
             }
             (Request::Resume, State::Paused(machine) | State::Unsettled(machine)) => {
-                self.tell(EventKind::Resuming);
-                machine.resume_after_pause();
-                self.tell(EventKind::Resumed);
-                reply.send(DONE);
-                Ok(State::Running(machine))
+                self.start_resume(machine, reply)
             }
             (Request::Info, state) => {
                 reply.send(self.info(&state));
@@ -367,10 +359,12 @@ fn no_such_device(verb: Verb, id: &str) -> ApiError {
 fn shown(phase: Phase) -> VmState {
     match phase {
         Phase::Empty | Phase::Created | Phase::Booting | Phase::Receiving => VmState::Created,
-        Phase::Running | Phase::Rebooting | Phase::Sending => VmState::Running,
-        Phase::Paused | Phase::Snapshotting | Phase::Restoring | Phase::Unsettled => {
-            VmState::Paused
-        }
+        Phase::Running | Phase::Pausing | Phase::Rebooting | Phase::Sending => VmState::Running,
+        Phase::Paused
+        | Phase::Resuming
+        | Phase::Snapshotting
+        | Phase::Restoring
+        | Phase::Unsettled => VmState::Paused,
         Phase::Shutdown => VmState::Shutdown,
     }
 }

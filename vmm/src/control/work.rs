@@ -59,6 +59,20 @@ pub enum Done {
         /// Boot, or reboot.
         verb: Verb,
     },
+    /// A machine was stopped.
+    Paused {
+        /// The machine.
+        machine: Box<Machine>,
+        /// Who asked.
+        reply: Reply,
+    },
+    /// A machine goes on.
+    Resumed {
+        /// The machine.
+        machine: Box<Machine>,
+        /// Who asked.
+        reply: Reply,
+    },
     /// A machine was written to a folder, or not.
     Snapshotted {
         /// What came of it.
@@ -192,6 +206,16 @@ impl Control {
                 }
                 None => Err(error.into()),
             },
+            Done::Paused { machine, reply } => {
+                self.tell(EventKind::Paused);
+                reply.send(Ok(Response::Done));
+                Ok(State::Paused(machine))
+            }
+            Done::Resumed { machine, reply } => {
+                self.tell(EventKind::Resumed);
+                reply.send(Ok(Response::Done));
+                Ok(State::Running(machine))
+            }
             Done::Snapshotted {
                 result,
                 machine,
@@ -219,6 +243,32 @@ impl Control {
                 reply,
             } => Ok(self.received(result, *arrival, reply)),
         }
+    }
+
+    /// A device may take long to finish what it does, or never end: a disk whose
+    /// storage does not answer.
+    pub(super) fn start_pause(
+        &mut self,
+        machine: Box<Machine>,
+        reply: Reply,
+    ) -> Result<State, RunError> {
+        self.tell(EventKind::Pausing);
+        self.start(Phase::Pausing, None, move || {
+            machine.pause();
+            Done::Paused { machine, reply }
+        })
+    }
+
+    pub(super) fn start_resume(
+        &mut self,
+        machine: Box<Machine>,
+        reply: Reply,
+    ) -> Result<State, RunError> {
+        self.tell(EventKind::Resuming);
+        self.start(Phase::Resuming, None, move || {
+            machine.resume_after_pause();
+            Done::Resumed { machine, reply }
+        })
     }
 
     pub(super) fn start_snapshot(

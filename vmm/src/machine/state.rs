@@ -18,7 +18,6 @@ use super::Machine;
 use crate::kvm::{ClockV1, Elapsed, IrqchipV1, KvmError};
 use crate::vcpu::{Answer, VcpuStateError, VcpuV1};
 
-const MAGIC: &[u8; 8] = b"GODWITST";
 /// The version that is written; older ones are read.
 const VERSION: u32 = 1;
 const HEADER: usize = 24;
@@ -132,6 +131,9 @@ pub enum StateError {
 }
 
 impl MachineV1 {
+    /// How its bytes begin.
+    pub(crate) const MAGIC: &[u8; 8] = b"GODWITST";
+
     /// The bytes to store or send.
     ///
     /// # Errors
@@ -141,7 +143,7 @@ impl MachineV1 {
         bytes = postcard::to_extend(self, bytes)?;
         let (header, body) = bytes.split_at_mut(HEADER);
         let checksum = crc32c::crc32c(body);
-        header[..8].copy_from_slice(MAGIC);
+        header[..8].copy_from_slice(Self::MAGIC);
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
         header[12..20].copy_from_slice(&(body.len() as u64).to_le_bytes());
         header[20..24].copy_from_slice(&checksum.to_le_bytes());
@@ -160,7 +162,7 @@ impl MachineV1 {
             let bytes = field(range)?.try_into().map_err(|_| format())?;
             Ok(u32::from_le_bytes(bytes))
         };
-        if field(0..8)? != MAGIC {
+        if field(0..8)? != Self::MAGIC {
             return Err(format());
         }
         let found = word(8..12)?;
@@ -277,7 +279,7 @@ mod tests {
     use super::*;
 
     fn envelope(body: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::from(MAGIC);
+        let mut bytes = Vec::from(MachineV1::MAGIC);
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend((body.len() as u64).to_le_bytes());
         bytes.extend(crc32c::crc32c(body).to_le_bytes());

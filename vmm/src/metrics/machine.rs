@@ -97,6 +97,8 @@ fn name(phase: Phase) -> &'static str {
         Phase::Booting => "booting",
         Phase::Running => "running",
         Phase::Paused => "paused",
+        Phase::Pausing => "pausing",
+        Phase::Resuming => "resuming",
         Phase::Shutdown => "shutdown",
         Phase::Rebooting => "rebooting",
         Phase::Snapshotting => "snapshotting",
