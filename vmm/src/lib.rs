@@ -15,6 +15,7 @@ pub mod affinity;
 pub mod arch;
 pub mod boot;
 pub mod builder;
+pub mod check;
 pub mod control;
 pub mod core_scheduling;
 pub mod host;

@@ -1,5 +1,6 @@
 //! The `godwit` command: arguments, logging, exit code.
 
+mod checkup;
 mod ctl;
 mod inherited;
 mod manual;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use checkup::{Checkup, CheckupError};
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use godwit::control::{Control, Door, Ending, OnPowerOff, OnReset, Options};
 use godwit::{signals, vcpu};
@@ -80,6 +82,8 @@ enum Command {
         config: PathBuf,
     },
 
+    Check(checkup::Checkup),
+
     Ctl(ctl::Ctl),
 
     /// Print completions for a shell, to be put where it looks for them.
@@ -123,6 +127,7 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let arguments = Arguments::parse();
     match &arguments.command {
+        Some(Command::Check(checkup)) => return check(checkup, arguments.verbose),
         Some(Command::Ctl(ctl)) => return control(ctl, arguments.api_socket.as_ref()),
         Some(Command::Completion { shell }) => {
             return printed(manual::completion(Arguments::command(), *shell));
@@ -141,6 +146,23 @@ fn main() -> ExitCode {
         Err(error) => {
             report(error.as_ref());
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(arguments: &Checkup, verbose: u8) -> ExitCode {
+    match checkup::main(arguments, verbose) {
+        Ok(code) => code,
+        // Whoever read it has seen enough.
+        Err(CheckupError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            report(&error);
+            match error {
+                CheckupError::Usage(..) => ExitCode::from(2),
+                CheckupError::Failed(_) | CheckupError::Output(_) => ExitCode::FAILURE,
+            }
         }
     }
 }
