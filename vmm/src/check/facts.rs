@@ -18,7 +18,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::spec::{CpuSet, HostCpu, HostFacts};
+use crate::spec::{CpuSet, HostCpu, HostFacts, Wanted};
 
 pub use cgroup::{Cgroup, Limit};
 pub use command_line::CommandLine;
@@ -92,7 +92,7 @@ impl Facts {
                 }
             }
         }
-        let host = HostFacts::read_from(root).map_err(|error| Unread::Odd {
+        let host = HostFacts::read_from(root, Wanted::ALL).map_err(|error| Unread::Odd {
             path: "sys/devices/system".to_owned(),
             reason: error.to_string(),
         });

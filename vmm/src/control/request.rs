@@ -132,9 +132,7 @@ impl Control {
                 reply.send(DONE);
                 Ok(State::Empty)
             }
-            (Request::Pause, State::Running(machine)) => {
-                self.start_pause(machine, reply)
-            }
+            (Request::Pause, State::Running(machine)) => self.start_pause(machine, reply),
             (Request::Resume, State::Paused(machine) | State::Unsettled(machine)) => {
                 self.start_resume(machine, reply)
             }

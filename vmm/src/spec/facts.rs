@@ -89,6 +89,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// All that a config can be about.
+    pub const ALL: Self = Self {
+        nodes: true,
+        huge_pages: true,
+    };
+
     /// Those that `config` is judged by.
     #[must_use]
     pub fn by(config: &VmConfig) -> Self {
