@@ -102,6 +102,13 @@ fn vcpus_are_fifo_when_asked() {
     vm.terminate().assert_code(0);
 }
 
+/// How often a guest on a terminal has booted.
+fn boots(vm: &TestVm) -> usize {
+    String::from_utf8_lossy(&vm.process.stdout())
+        .matches("@cmdline")
+        .count()
+}
+
 /// The machine is built anew by a reset, and so are its threads.
 #[test]
 fn a_reset_puts_threads_where_they_were() {
@@ -112,18 +119,38 @@ fn a_reset_puts_threads_where_they_were() {
         "serial": {"mode": "Tty"},
     }));
     let mut vm = TestVm::start(config);
-    let boots = |vm: &TestVm| {
-        String::from_utf8_lossy(&vm.process.stdout())
-            .matches("@cmdline")
-            .count()
+    // Without the one that built the machine: it stays for a moment.
+    let lasting = |vm: &TestVm| {
+        let mut tasks = host::tasks(vm.pid());
+        tasks.retain(|task| task.name != "worker");
+        tasks
     };
     vm.wait_until(|vm| (boots(vm) == 1).then_some(()));
-    let before = host::tasks(vm.pid());
+    let before = lasting(&vm);
     vm.process.type_in("r");
     vm.wait_until(|vm| (boots(vm) == 2).then_some(()));
-    let after = host::tasks(vm.pid());
+    let after = lasting(&vm);
     assert_eq!(before, after);
     let placed = after.iter().find(|task| task.name == "vcpu0");
     assert_eq!(placed.map(|task| task.cpus.clone()), Some(vcpu.to_string()));
+    vm.terminate().assert_code(0);
+}
+
+/// A guest may reset itself as often as it likes.
+#[test]
+fn resets_leave_no_descriptor_behind() {
+    let config = Config::new("control").with(json!({"serial": {"mode": "Tty"}}));
+    let mut vm = TestVm::start(config);
+    let descriptors = |vm: &TestVm| {
+        let folder = format!("/proc/{}/fd", vm.pid());
+        std::fs::read_dir(folder).map_or(usize::MAX, Iterator::count)
+    };
+    vm.wait_until(|vm| (boots(vm) == 1).then_some(()));
+    let before = descriptors(&vm);
+    for boot in 2..=4 {
+        vm.process.type_in("r");
+        vm.wait_until(|vm| (boots(vm) == boot).then_some(()));
+    }
+    vm.wait_until(|vm| (descriptors(vm) <= before).then_some(()));
     vm.terminate().assert_code(0);
 }

@@ -19,8 +19,8 @@ use crate::spec::MachineSpec;
 use crate::vcpu::VcpuHandle;
 
 pub use description::{Description, DescriptionError, FunctionPlace, NotDescribed};
-pub(crate) use platform::EjectWatch;
 pub use platform::{AddError, Platform, RemoveError};
+pub(crate) use platform::{EjectWatch, Watch};
 pub use state::{MachineV1, RestoreError, SaveError, StateError};
 pub use watch::DeviceWatch;
 

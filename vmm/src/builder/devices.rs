@@ -12,7 +12,7 @@ use super::{BuildError, Start};
 use crate::arch::{acpi, layout};
 use crate::host::{HostError, HostResources};
 use crate::kvm::{EventLine, Interrupts, KvmDoorbells, Vm};
-use crate::machine::{EjectWatch, Function, Platform};
+use crate::machine::{EjectWatch, Function, Platform, Watch};
 use crate::vcpu::Buses;
 
 /// Each device of the host behind its function.
@@ -76,14 +76,12 @@ pub(super) fn platform(
             .map_err(system("watch the hot-plug controller"))?,
         tell: ejected,
     };
-    let handle = host.device_loop.handle();
-    handle
-        .join(Box::new(watch))
-        .map_err(|source| BuildError::from(HostError::from(source)))?;
+    let watch = Watch::start(host.device_loop.handle(), watch).map_err(HostError::from)?;
     Ok(Platform {
         hotplug: Arc::new(hotplug),
         power_button,
         interrupts: interrupts.clone(),
+        _watch: watch,
     })
 }
 

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use godwit_devices::device_loop::{Joined, LoopError, LoopHandle};
 use godwit_devices::hotplug::{HotPlug, UnplugError};
 use godwit_devices::irq::IrqLine;
 use godwit_devices::pci::{AttachError, Bdf};
@@ -22,6 +23,35 @@ pub struct Platform {
     pub(crate) hotplug: Arc<HotPlug>,
     pub(crate) power_button: EventLine,
     pub(crate) interrupts: Interrupts,
+    /// Ends with the machine: the device loop outlives a reset.
+    pub(crate) _watch: Watch,
+}
+
+/// An [`EjectWatch`] on the device loop; dropping it takes it back.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    device_loop: LoopHandle,
+    joined: Option<Joined>,
+}
+
+impl Watch {
+    pub(crate) fn start(device_loop: LoopHandle, watch: EjectWatch) -> Result<Self, LoopError> {
+        let joined = Some(device_loop.join(Box::new(watch))?);
+        Ok(Self {
+            device_loop,
+            joined,
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(joined) = self.joined.take()
+            && let Err(error) = self.device_loop.leave(joined)
+        {
+            tracing::debug!("Ejected devices are watched on: {error}");
+        }
+    }
 }
 
 /// A device could not be added to a machine that runs.
