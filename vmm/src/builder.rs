@@ -181,6 +181,7 @@ pub fn build(
         stats: Arc::new(stats),
         processors,
         host,
+        fill: None,
     })
 }
 
