@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod ctl;
+mod events;
 mod kill;
+mod lazy;
 mod life;
 mod old_clients;
 mod phases;

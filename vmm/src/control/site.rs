@@ -1,9 +1,12 @@
 //! Where a machine is built: what all builds need of the process.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use super::Event;
+use godwit_api::events::EventSender;
+
+use super::{Event, LostMemory};
 use crate::arch::cpuid;
 use crate::builder::{self, BuildError, Start, Told};
 use crate::host::{HostResources, MemorySource, Origin};
@@ -17,6 +20,7 @@ pub struct Site {
     pub(super) events: Sender<Event>,
     pub(super) incarnation: u64,
     pub(super) home: CpuSet,
+    pub(super) monitor: Option<EventSender>,
 }
 
 impl Site {
@@ -42,6 +46,7 @@ impl Site {
         start: Start<'_>,
     ) -> Result<Box<Machine>, BuildError> {
         let machine = builder::build(spec, host, start, self.told())?;
+        self.follow(&machine);
         machine.resume();
         Ok(Box::new(machine))
     }
@@ -59,6 +64,7 @@ impl Site {
         let host = self.open(&spec, memory)?;
         let start = Start::Incoming(description);
         let machine = builder::build(&Arc::new(spec), host, start, self.told())?;
+        self.follow(&machine);
         Ok(Box::new(machine))
     }
 
@@ -77,6 +83,23 @@ impl Site {
         let missing = cpuid::missing(promised, &here);
         let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
         Ok((!names.is_empty()).then(|| names.join(", ")))
+    }
+
+    /// Who is told how the filling of the machine's memory from `file` ended.
+    #[must_use]
+    pub fn filled(&self, file: &Path) -> godwit_migration::store::Told {
+        let (incarnation, events) = (self.incarnation, self.events.clone());
+        let file = file.to_owned();
+        Box::new(move |end| {
+            let end = end.map_err(|source| LostMemory { file, source });
+            let _ = events.send(Event::Filled { incarnation, end });
+        })
+    }
+
+    fn follow(&self, machine: &Machine) {
+        if let Some(monitor) = &self.monitor {
+            machine.watch.tell(monitor.clone());
+        }
     }
 
     fn open(&self, spec: &MachineSpec, memory: MemorySource) -> Result<HostResources, BuildError> {
