@@ -5,6 +5,7 @@
 //! another binary to test. Nothing is skipped: a test that a machine cannot run fails and says
 //! what it needs.
 
+mod check;
 mod dpdk;
 mod linux;
 mod migration;

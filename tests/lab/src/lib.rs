@@ -5,6 +5,7 @@ pub mod build;
 pub mod command;
 pub mod demo;
 pub mod doctor;
+pub mod host_tree;
 pub mod image;
 pub mod outer;
 pub mod packages;

@@ -1,8 +1,8 @@
 //! What is judged: a host, and the guest that it is for.
 
-use super::facts::{Facts, Unread};
+use super::facts::{Facts, Unread, Vendor};
 use super::guest::Guest;
-use super::item::{State, Verdict};
+use super::item::{Mend, State, Verdict};
 use super::words::{count, mask};
 use crate::spec::{CpuSet, HostCpu, format_cpu_list};
 
@@ -29,10 +29,30 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// All other CPUs that are online: those for everything else.
+    /// CPUs for everything else: all others that are online, but for those that are
+    /// isolated for somebody else.
     pub(super) fn others(&self) -> CpuSet {
         let online = self.facts.online().cloned().unwrap_or_default();
-        online.difference(&self.guest.cpus).copied().collect()
+        let others: CpuSet = online.difference(&self.guest.cpus).copied().collect();
+        let isolated = self.facts.isolated.clone().unwrap_or_default();
+        let shared: CpuSet = others.difference(&isolated).copied().collect();
+        if shared.is_empty() { others } else { shared }
+    }
+
+    /// The list of a parameter that is for the CPUs of vCPUs, and stays for others
+    /// that have it.
+    pub(super) fn with_cpus(&self, others: &CpuSet) -> String {
+        format_cpu_list(&self.guest.cpus.union(others).copied().collect())
+    }
+
+    /// Whether a way to mend something is for this maker's CPUs.
+    pub(super) fn concerns(&self, mend: &Mend) -> bool {
+        let vendor = self.facts.processor.as_ref().map(|cpu| cpu.vendor);
+        !match vendor {
+            Ok(Vendor::Intel) => mend.text.contains("kvm_amd"),
+            Ok(Vendor::Amd) => mend.text.contains("kvm_intel"),
+            _ => false,
+        }
     }
 
     /// What disturbs CPUs that are known to be a guest's is bad; as long as none
@@ -95,7 +115,7 @@ pub(super) fn unnamed() -> Verdict {
     )
 }
 
-/// `CPU 3`, `CPUs 2-3`; many are cut short by the list's own ranges.
+/// `CPU 3`, `CPUs 2-3`.
 pub(super) fn cpus_text(cpus: &CpuSet) -> String {
     count(cpus.len(), "CPU", "CPUs") + " " + &format_cpu_list(cpus)
 }

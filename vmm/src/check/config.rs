@@ -8,7 +8,7 @@ use super::cases::{Case, cpus_text};
 use super::facts::{CommandLine, Fact, seen};
 use super::item::{Group, How, Item, Mend, State, Verdict};
 use super::words::some_of;
-use crate::spec::{CpuSet, HostCpu, ProblemKind, format_cpu_list};
+use crate::spec::{CpuSet, HostCpu, Problem, ProblemKind, format_cpu_list};
 
 pub(super) const ROWS: &[Item] = &[
     Item {
@@ -131,11 +131,20 @@ fn accepted(case: &Case<'_>) -> Fact<Verdict> {
     if let Err(verdict) = config(case) {
         return Ok(verdict);
     }
+    // Without it, nothing was held against the config.
+    seen(&case.facts.host)?;
     // Pools of huge pages have a row of their own.
-    let pool = |kind, field: &str| kind == ProblemKind::Host && field.starts_with("memory");
-    let problems = case.guest.problems.iter();
-    let problems: Vec<_> = problems
-        .filter(|problem| !(pool(problem.kind, &problem.field) && problem.field.ends_with("size")))
+    let is_pool = |problem: &Problem| {
+        let field = problem.field.as_str();
+        problem.kind == ProblemKind::Host
+            && field.starts_with("memory.")
+            && field.ends_with(".size")
+    };
+    let problems: Vec<_> = case
+        .guest
+        .problems
+        .iter()
+        .filter(|problem| !is_pool(problem))
         .map(ToString::to_string)
         .collect();
     Ok(if problems.is_empty() {
@@ -186,16 +195,15 @@ fn shared_cores(case: &Case<'_>) -> Fact<Verdict> {
     if let Err(verdict) = config(case) {
         return Ok(verdict);
     }
+    let online = case.facts.online()?;
     let pinned = case.guest.pinned();
     let others = case.guest.other_cpus();
     let mut lines = Vec::new();
     let mut state = State::Good;
     for (vcpu, cpus) in &pinned {
-        for cpu in cpus {
-            let Some(facts) = case.facts.cpus.get(cpu) else {
-                continue;
-            };
-            let siblings = seen(&facts.siblings)?;
+        // Those that are not there are problems of the config.
+        for cpu in cpus.intersection(online) {
+            let siblings = seen(&case.facts.cpu(*cpu)?.siblings)?;
             for sibling in siblings.iter().filter(|sibling| *sibling != cpu) {
                 let beside = |other: &CpuSet| other.contains(sibling);
                 for (other, _) in pinned

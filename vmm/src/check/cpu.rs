@@ -1,7 +1,7 @@
 //! CPU and firmware.
 
 use super::cases::{Case, cpus_text};
-use super::facts::{Fact, Unread, Vendor, seen};
+use super::facts::{Fact, Processor, Unread, Vendor, seen};
 use super::item::{Group, How, Item, Mend, Verdict, Write};
 use super::words::some_of;
 use super::{idle, posted};
@@ -136,8 +136,21 @@ fn virtualization(case: &Case<'_>) -> Fact<Verdict> {
         (None, Ok(())) => Verdict::warning(
             "neither vmx nor svm among the CPU's flags; the KVM that is here does it in software",
         ),
-        (None, Err(_)) => Verdict::bad("neither vmx nor svm among the CPU's flags"),
+        (None, Err(_)) => for_virtual(
+            processor,
+            Verdict::bad("neither vmx nor svm among the CPU's flags"),
+            "switch nested virtualization on for this virtual machine",
+        ),
     })
+}
+
+/// A virtual machine has no firmware to be set up: its host has to do it.
+fn for_virtual(processor: &Processor, verdict: Verdict, advice: &str) -> Verdict {
+    if processor.is_virtual() {
+        verdict.mended(How::Advice, advice)
+    } else {
+        verdict
+    }
 }
 
 fn tsc_invariant(case: &Case<'_>) -> Fact<Verdict> {
@@ -147,7 +160,11 @@ fn tsc_invariant(case: &Case<'_>) -> Fact<Verdict> {
     Ok(if lacks.is_empty() {
         Verdict::good(flags.join(", "))
     } else {
-        Verdict::bad(format!("no {} among the CPU's flags", some_of(lacks)))
+        for_virtual(
+            processor,
+            Verdict::bad(format!("no {} among the CPU's flags", some_of(lacks))),
+            "give this virtual machine an invariant TSC",
+        )
     })
 }
 
@@ -171,10 +188,7 @@ fn hyper_threading(case: &Case<'_>) -> Fact<Verdict> {
     let scope = case.scope()?;
     let mut beside = CpuSet::new();
     for cpu in scope {
-        let Some(facts) = case.facts.cpus.get(cpu) else {
-            continue;
-        };
-        let siblings = seen(&facts.siblings)?;
+        let siblings = seen(&case.facts.cpu(*cpu)?.siblings)?;
         beside.extend(siblings.iter().filter(|other| *other != cpu));
     }
     if beside.is_empty() {
@@ -215,10 +229,7 @@ fn governor(case: &Case<'_>) -> Fact<Verdict> {
     let mut names = Vec::new();
     let mut known = false;
     for cpu in case.scope()? {
-        let Some(facts) = case.facts.cpus.get(cpu) else {
-            continue;
-        };
-        match seen(&facts.governor) {
+        match seen(&case.facts.cpu(*cpu)?.governor) {
             Ok(name) if name == "performance" => known = true,
             Ok(name) => {
                 slow.insert(*cpu);
@@ -266,11 +277,17 @@ fn turbo(case: &Case<'_>) -> Fact<Verdict> {
         (Some(_), _) => !facts.switch(NO_TURBO)?,
         (None, Some(_)) => facts.switch(BOOST)?,
     };
-    Ok(if on {
-        Verdict::warning("on")
-    } else {
-        Verdict::good("off")
-    })
+    if !on {
+        return Ok(Verdict::good("off"));
+    }
+    let mut verdict = Verdict::warning("on").mended(
+        How::Firmware,
+        "Turbo Boost or Core Performance Boost: disabled",
+    );
+    for Write { path, value } in fix_turbo(case) {
+        verdict = verdict.mended(How::Write, format!("echo {value} > /{path}"));
+    }
+    Ok(verdict)
 }
 
 fn fix_turbo(case: &Case<'_>) -> Vec<Write> {

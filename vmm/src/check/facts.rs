@@ -228,6 +228,15 @@ impl Facts {
         }
     }
 
+    /// What is known of a CPU.
+    ///
+    /// # Errors
+    /// It is not online, or not known to be.
+    pub fn cpu(&self, cpu: HostCpu) -> Fact<&CpuFacts> {
+        let missing = || Unread::missing(&format!("sys/devices/system/cpu/cpu{cpu}"));
+        self.cpus.get(&cpu).ok_or_else(missing)
+    }
+
     /// CPUs that are online.
     ///
     /// # Errors

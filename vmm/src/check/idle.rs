@@ -40,14 +40,10 @@ fn deep<'a>(
     scope: &'a CpuSet,
 ) -> impl Iterator<Item = Fact<(HostCpu, Vec<&'a IdleState>)>> {
     let facts = case.facts;
-    scope.iter().filter_map(move |cpu| {
-        let states = seen(&facts.cpus.get(cpu)?.idle_states);
-        Some(states.map(|states| {
-            let used = states
-                .iter()
-                .filter(|state| !state.disabled && state.latency_us > SHALLOW_US);
-            (*cpu, used.collect())
-        }))
+    scope.iter().map(move |cpu| {
+        let states = seen(&facts.cpu(*cpu)?.idle_states)?.iter();
+        let used = states.filter(|state| !state.disabled && state.latency_us > SHALLOW_US);
+        Ok((*cpu, used.collect()))
     })
 }
 

@@ -83,7 +83,10 @@ pub(super) const ROWS: &[Item] = &[
                 "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource",
             ),
         ],
-        fix: Some(|_| vec![Write::new(CLOCK, "tsc")]),
+        fix: Some(|case| {
+            let able = has_tsc(case).then(|| Write::new(CLOCK, "tsc"));
+            able.into_iter().collect()
+        }),
     },
     Item {
         id: "tsc-watchdog",
@@ -237,7 +240,13 @@ fn isolcpus(case: &Case<'_>) -> Fact<Verdict> {
     };
     let open: CpuSet = cpus.difference(&isolated).copied().collect();
     if !open.is_empty() {
-        return Ok(Verdict::bad(format!("{} not isolated", cpus_text(&open))));
+        let all = case.with_cpus(&isolated);
+        return Ok(
+            Verdict::bad(format!("{} not isolated", cpus_text(&open))).mended(
+                How::KernelParameter,
+                format!("isolcpus=managed_irq,domain,{all}"),
+            ),
+        );
     }
     let line = seen(&facts.command_line)?;
     if line.has("isolcpus") && !line.sets("isolcpus", "managed_irq") {
@@ -275,7 +284,9 @@ fn nohz_full(case: &Case<'_>) -> Fact<Verdict> {
     Ok(if ticking.is_empty() {
         Verdict::good(cpus_text(cpus))
     } else {
+        let all = case.with_cpus(&tickless);
         Verdict::bad(format!("{} not in nohz_full", cpus_text(&ticking)))
+            .mended(How::KernelParameter, format!("nohz_full={all}"))
     })
 }
 
@@ -300,7 +311,9 @@ fn rcu_nocbs(case: &Case<'_>) -> Fact<Verdict> {
     Ok(if own.is_empty() {
         Verdict::good(cpus_text(cpus))
     } else {
+        let all = case.with_cpus(&offloaded);
         Verdict::warning(format!("{} not in rcu_nocbs", cpus_text(&own)))
+            .mended(How::KernelParameter, format!("rcu_nocbs={all}"))
     })
 }
 
@@ -320,9 +333,14 @@ fn clock_source(case: &Case<'_>) -> Fact<Verdict> {
     if clock == "tsc" {
         return Ok(Verdict::good("tsc"));
     }
-    let able = case.facts.file(CLOCKS).unwrap_or_default();
-    if able.split_whitespace().any(|clock| clock == "tsc") {
+    if has_tsc(case) {
         return Ok(Verdict::bad(clock));
+    }
+    if clock == "kvm-clock" {
+        return Ok(
+            Verdict::warning("kvm-clock: this is a virtual machine without a sound TSC")
+                .mended(How::Advice, "give this virtual machine an invariant TSC"),
+        );
     }
     Ok(Verdict::bad(format!("{clock}; the kernel does not trust the TSC"))
         .mended(
@@ -330,6 +348,12 @@ fn clock_source(case: &Case<'_>) -> Fact<Verdict> {
             "newer firmware: the TSCs of this machine are apart, or change pace (dmesg says why)",
         )
         .mended(How::KernelParameter, "tsc=reliable (only if they are sound)"))
+}
+
+/// Whether the kernel trusts the TSC.
+fn has_tsc(case: &Case<'_>) -> bool {
+    let able = case.facts.file(CLOCKS).unwrap_or_default();
+    able.split_whitespace().any(|clock| clock == "tsc")
 }
 
 fn tsc_watchdog(case: &Case<'_>) -> Fact<Verdict> {
@@ -415,17 +439,17 @@ fn fair_server(case: &Case<'_>) -> Fact<Verdict> {
     };
     let mut serving = CpuSet::new();
     for cpu in cpus {
-        match case.facts.cpus.get(cpu).map(|cpu| &cpu.fair_server_ns) {
-            Some(Ok(0)) | None => {}
-            Some(Err(Unread::Missing { .. })) => {
+        match &case.facts.cpu(*cpu)?.fair_server_ns {
+            Ok(0) => {}
+            Err(Unread::Missing { .. }) => {
                 return Ok(Verdict::not_applicable(
                     "this kernel has none, or debugfs is not mounted",
                 ));
             }
-            Some(Ok(_)) => {
+            Ok(_) => {
                 serving.insert(*cpu);
             }
-            Some(Err(unread)) => return Err(unread.clone()),
+            Err(unread) => return Err(unread.clone()),
         }
     }
     Ok(if serving.is_empty() {
@@ -453,11 +477,14 @@ fn timer_migration(case: &Case<'_>) -> Fact<Verdict> {
         return Ok(unnamed());
     }
     let on = case.facts.switch(TIMER_MIGRATION)?;
+    let wrong = |found, value| {
+        Verdict::warning(found).mended(How::Write, format!("echo {value} > /{TIMER_MIGRATION}"))
+    };
     Ok(match (is_tickless(case), on) {
         (true, true) => Verdict::good("timers leave nohz_full CPUs"),
         (false, false) => Verdict::good("timers stay where they were armed"),
-        (true, false) => Verdict::warning("timers stay on nohz_full CPUs"),
-        (false, true) => Verdict::warning("timers of idle CPUs move to busy ones, as a vCPU's is"),
+        (true, false) => wrong("timers stay on nohz_full CPUs", 1),
+        (false, true) => wrong("timers of idle CPUs move to busy ones, as a vCPU's is", 0),
     })
 }
 

@@ -175,6 +175,7 @@ impl Finding {
             (true, []) => item
                 .mend
                 .iter()
+                .filter(|mend| case.concerns(mend))
                 .map(|mend| Remedy {
                     how: mend.how,
                     text: case.fill(mend.text),

@@ -6,6 +6,9 @@ use crate::spec::{CpuSet, HostCpu};
 /// The kernel's largest `NR_CPUS` is 8192.
 const MAX_CPU: u32 = 8191;
 
+/// Every second one of them has less.
+const MAX_LIST_BYTES: usize = 32 << 10;
+
 /// Reads a list as the kernel's own parser does (`bitmap_parselist`): `0-3,8`,
 /// `0-31:1/2`, `all`, and `N` for the last CPU. `last` is that CPU.
 #[must_use]
@@ -15,6 +18,9 @@ pub fn parse_list(text: &str, last: HostCpu) -> Option<CpuSet> {
     if text.is_empty() || text == "(null)" {
         return Some(CpuSet::new());
     }
+    if text.len() > MAX_LIST_BYTES {
+        return None;
+    }
     let mut cpus = CpuSet::new();
     for part in text.split(',') {
         let (range, group) = match part.split_once(':') {
@@ -23,7 +29,7 @@ pub fn parse_list(text: &str, last: HostCpu) -> Option<CpuSet> {
         };
         let number = |text: &str| match text {
             "N" | "n" => Some(last.0),
-            text => text.parse().ok(),
+            text => digits(text),
         };
         let (first, end) = match range.split_once('-') {
             _ if range.eq_ignore_ascii_case("all") => (0, last.0),
@@ -37,7 +43,7 @@ pub fn parse_list(text: &str, last: HostCpu) -> Option<CpuSet> {
             None => (1, 1),
             Some(group) => {
                 let (used, of) = group.split_once('/')?;
-                (used.parse::<u32>().ok()?, of.parse::<u32>().ok()?)
+                (digits(used)?, digits(of)?)
             }
         };
         if of == 0 || used > of {
@@ -49,12 +55,18 @@ pub fn parse_list(text: &str, last: HostCpu) -> Option<CpuSet> {
     Some(cpus)
 }
 
+/// A number without a sign.
+fn digits(text: &str) -> Option<u32> {
+    let is_number = text.chars().all(|c| c.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
+}
+
 /// Reads a mask in hexadecimal, 32-bit words with commas between, the highest first.
 #[must_use]
 pub fn parse_mask(text: &str) -> Option<CpuSet> {
     let mut cpus = CpuSet::new();
     for (place, word) in text.trim().split(',').rev().enumerate() {
-        if word.is_empty() || word.len() > 8 {
+        if word.len() > 8 || !word.chars().all(|c| c.is_ascii_hexdigit()) {
             return None;
         }
         let word = u32::from_str_radix(word, 16).ok()?;

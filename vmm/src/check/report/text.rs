@@ -95,7 +95,7 @@ impl Report {
             (vcpus, others) => format!("vCPUs on {vcpus}, all else on {others}"),
         };
         format!(
-            "{}, Linux {}; {cpus}\n",
+            "{}, Linux {}\n{cpus}\n",
             name(&host.cpu),
             name(&host.kernel)
         )

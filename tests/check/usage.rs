@@ -1,0 +1,100 @@
+//! Arguments, and what godwit prints of itself.
+
+use serde_json::Value;
+
+use super::{check, document};
+use crate::support::process::Ended;
+use crate::support::scratch::Scratch;
+
+#[track_caller]
+fn refused(ended: &Ended, code: i32, words: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{}{}", ended.stdout, ended.stderr);
+    assert_eq!(ended.stdout, "");
+    for word in words {
+        assert!(
+            ended.stderr.contains(word),
+            "no {word:?} in {}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn arguments_that_do_not_go_together() {
+    refused(&check(&["--fix", "--undo", "x"]), 2, &["--fix", "--undo"]);
+    refused(&check(&["--record", "x"]), 2, &["--fix"]);
+    refused(&check(&["--config", "x", "--cpus", "1"]), 2, &["--cpus"]);
+    refused(&check(&["--cpus", "3-1"]), 2, &["3-1", "2-5,8"]);
+    refused(&check(&["--cpus", ""]), 2, &["2-5,8"]);
+    refused(&check(&["--interval=-1"]), 2, &["--interval"]);
+    refused(&check(&["--interval", "600001"]), 2, &["600000"]);
+}
+
+#[test]
+fn configs_that_are_none() {
+    refused(
+        &check(&["--config", "/nonexistent"]),
+        2,
+        &["/nonexistent", "No such file"],
+    );
+    let scratch = Scratch::new();
+    let path = scratch.write("vm.json", r#"{"cpu": {}}"#);
+    refused(
+        &check(&["--config", super::text(&path)]),
+        2,
+        &["cpu", "cpus"],
+    );
+}
+
+#[test]
+fn a_root_that_is_none() {
+    let scratch = Scratch::new();
+    let root = super::text(scratch.path());
+    refused(&check(&["--root", root]), 2, &[root, "proc and sys"]);
+}
+
+#[test]
+fn records_that_are_none() {
+    refused(
+        &check(&["--undo", "/nonexistent"]),
+        1,
+        &["cannot read the record /nonexistent"],
+    );
+    let scratch = Scratch::new();
+    let path = scratch.write("record", "[]");
+    refused(
+        &check(&["--undo", super::text(&path)]),
+        1,
+        &["no record of godwit check --fix"],
+    );
+}
+
+#[test]
+fn the_readme_says_what_the_page_says() {
+    let ended = check(&["--page"]);
+    assert_eq!(ended.code, Some(0));
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(ended.stdout.trim()));
+}
+
+#[test]
+fn the_schema_describes_every_field() {
+    let schema = document(&check(&["--schema"]));
+    fn fields(schema: &Value, without: &mut Vec<String>) {
+        if let Some(properties) = schema["properties"].as_object() {
+            for (name, field) in properties {
+                if field["description"].is_null() {
+                    without.push(name.clone());
+                }
+            }
+        }
+        let definitions = schema["$defs"].as_object().into_iter().flatten();
+        for (_, definition) in definitions {
+            fields(definition, without);
+        }
+    }
+    let mut without = Vec::new();
+    fields(&schema, &mut without);
+    assert!(without.is_empty(), "without a description: {without:?}");
+    assert!(schema["properties"]["items"].is_object());
+}
