@@ -22,11 +22,12 @@ mod start;
 
 pub use api::{ApiOptions, BenchApiError};
 pub use measure::MeasureError;
-pub(crate) use migrate::rest;
 pub use migrate::{BenchMigrateError, MigrateOptions};
+pub(crate) use migrate::{qmp, rest};
 pub use peer::Peer;
 pub use pool::{HugePagePool, PoolError};
 pub use sample::Summary;
+pub(crate) use start::godwit_binary;
 pub use start::{BenchStartError, StartOptions};
 
 /// What can be measured.
