@@ -2,6 +2,7 @@
 //! and what that cost is shown.
 
 mod bars;
+mod chart;
 pub(crate) mod here;
 pub(crate) mod outcome;
 mod table;
@@ -167,6 +168,12 @@ fn show(outcome: &Outcome) -> Result<(), DemoError> {
     println!("one in flight, before the move: {}", outcome.tally);
     println!("{}", bars::bars(&outcome.tally));
     println!("{}", table::table(outcome));
+    let path = workspace::lab().join("demo.svg");
+    fs::write(&path, chart::svg(outcome)).map_err(|source| DemoError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    println!("picture: {}\n", path.display());
     Ok(())
 }
 
