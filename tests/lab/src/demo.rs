@@ -4,6 +4,7 @@
 mod bars;
 mod chart;
 pub(crate) mod here;
+pub(crate) mod lab;
 pub(crate) mod outcome;
 mod table;
 
@@ -19,10 +20,9 @@ use crate::command::CommandError;
 use crate::doctor::{MachineKind, Runner};
 use crate::image::{Image, ImageError};
 use crate::outer::client::AgentError;
-use crate::outer::protocol::{Ending, Stream};
-use crate::outer::{Outer, OuterError, STALL, Shape, exec};
+use crate::outer::protocol::Ending;
+use crate::outer::{OuterError, STALL};
 use crate::peer::{PeerError, Vmm};
-use crate::progress::Step;
 use crate::traffic::TrafficError;
 use crate::workspace;
 use here::Plan;
@@ -168,27 +168,24 @@ fn show(outcome: &Outcome) -> Result<(), DemoError> {
     println!("one in flight, before the move: {}", outcome.tally);
     println!("{}", bars::bars(&outcome.tally));
     println!("{}", table::table(outcome));
-    let path = workspace::lab().join("demo.svg");
-    fs::write(&path, chart::svg(outcome)).map_err(|source| DemoError::Io {
-        path: path.clone(),
-        source,
-    })?;
-    println!("picture: {}\n", path.display());
+    let json = serde_json::to_string(outcome).unwrap_or_default();
+    for (name, text) in [("demo.json", json), ("demo.svg", chart::svg(outcome))] {
+        let path = workspace::lab().join(name);
+        let written = fs::write(&path, text);
+        written.map_err(|source| DemoError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        println!("written: {}", path.display());
+    }
+    println!();
     Ok(())
 }
 
 /// What came of it, and the longest time for which the outer machine's heart stood still.
 fn in_lab(plan: &Plan) -> Result<(Outcome, Duration), DemoError> {
-    let outer = Outer::start(Shape::default())?;
-    let step = Step::start("demo in the lab");
-    let path = outer.share().join("outcome.json");
-    let at = |source| DemoError::Io {
-        path: path.clone(),
-        source,
-    };
-    let program = workspace::this_program().map_err(at)?;
-    let mut arguments = vec![program.display().to_string(), "demo".to_owned()];
-    arguments.extend(["--frames".to_owned(), plan.frames.to_string()]);
+    let mut arguments = vec!["demo".to_owned(), "--frames".to_owned()];
+    arguments.push(plan.frames.to_string());
     if let Some(limit) = plan.downtime_ms {
         arguments.extend(["--downtime-ms".to_owned(), limit.to_string()]);
     }
@@ -197,22 +194,10 @@ fn in_lab(plan: &Plan) -> Result<(Outcome, Duration), DemoError> {
         Vmm::Qemu => ["--peer".to_owned(), "qemu".to_owned()],
     });
     arguments.extend(["--here".to_owned(), "--outcome".to_owned()]);
-    arguments.push(path.display().to_string());
-    let _ = outer.longest_gap();
-    let mut unfinished = String::new();
-    let exec = exec(arguments, LAB_LIMIT);
-    let result = outer.client().run(exec, |_: Stream, data| {
-        unfinished.push_str(&String::from_utf8_lossy(data));
-        while let Some((line, rest)) = unfinished.split_once('\n') {
-            step.line(&format!("  {line}"));
-            unfinished = rest.to_owned();
-        }
-    })?;
-    if !result.ending.success() {
-        return Err(DemoError::Inside(result.ending));
+    let left = lab::run("demo in the lab", &arguments, LAB_LIMIT)?;
+    let file = left.file.unwrap_or_default();
+    match serde_json::from_slice(&file) {
+        Ok(outcome) if left.ending.success() => Ok((outcome, left.gap)),
+        _ => Err(DemoError::Inside(left.ending)),
     }
-    let json = fs::read(&path).map_err(at)?;
-    let outcome = serde_json::from_slice(&json).map_err(|error| at(error.into()))?;
-    step.done("done");
-    Ok((outcome, outer.longest_gap()))
 }
