@@ -207,15 +207,43 @@ impl Drop for Sockets {
     }
 }
 
-/// Waits until `console`'s process has made the socket `path`.
+/// Waits until `console`'s process listens on the socket `path`: between bind and listen it is
+/// there and refuses.
 fn wait_for_socket(console: &mut Console, path: &Path) -> Result<(), PeerError> {
     let what = format!("waiting for {}", path.display());
-    console.wait_until(&what, PATIENCE, |_| path.exists())
+    console.wait_until(&what, PATIENCE, |_| {
+        // Of this thread: it may have a network of its own.
+        let table = fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
+        listens(&table, &path.to_string_lossy())
+    })
+}
+
+/// Whether `table`, as in proc_pid_net(5), has a socket at `path` that listens.
+fn listens(table: &str, path: &str) -> bool {
+    // Num, RefCount, Protocol, Flags (__SO_ACCEPTCON is 0x10000), Type, St, Inode, Path.
+    table.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(path)
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+
+    #[test]
+    fn a_listener_is_told_from_a_socket() {
+        let sockets = Sockets::new().unwrap();
+        let path = sockets.path("listener.sock");
+        let table = || fs::read_to_string("/proc/thread-self/net/unix").unwrap();
+        assert!(!listens(&table(), &path.to_string_lossy()));
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(listens(&table(), &path.to_string_lossy()));
+        drop(listener);
+        assert!(!listens(&table(), &path.to_string_lossy()));
+    }
 
     #[test]
     fn the_downtime_has_parts_and_the_rest() {
