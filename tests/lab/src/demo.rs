@@ -1,7 +1,12 @@
-//! `cargo lab demo`: a DPDK guest, real packets through it, and a picture of how they fared.
+//! `cargo lab demo`: a DPDK guest moves to another instance while real packets pass through it,
+//! and what that cost is shown.
 
-mod here;
-mod picture;
+mod bars;
+mod chart;
+pub(crate) mod here;
+pub(crate) mod lab;
+pub(crate) mod outcome;
+mod table;
 
 use std::fs;
 use std::io;
@@ -10,38 +15,46 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::build::{self, BuildError};
+use crate::bench::{self, BenchStartError, PoolError};
 use crate::command::CommandError;
 use crate::doctor::{MachineKind, Runner};
 use crate::image::{Image, ImageError};
 use crate::outer::client::AgentError;
-use crate::outer::protocol::{Ending, Stream};
-use crate::outer::{Outer, OuterError, Shape, exec};
-use crate::progress::Step;
-use crate::traffic::{Tally, TrafficError};
+use crate::outer::protocol::Ending;
+use crate::outer::{OuterError, STALL};
+use crate::peer::{PeerError, Vmm};
+use crate::traffic::TrafficError;
 use crate::workspace;
+use here::Plan;
+use outcome::Outcome;
 
 /// The configuration the demo boots, from the root of the checkout.
 const CONFIG: &str = "resources/configs/dpdk-l2fwd.json";
 
+/// Longest time for all of it in the outer machine.
+const LAB_LIMIT: Duration = Duration::from_secs(1200);
+
 /// What to show.
 #[derive(Debug, Clone, Args)]
 pub struct Demo {
-    /// Frames to send, one in flight
+    /// Frames to send before the move, one in flight
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub frames: u64,
-    /// Run the same guest in another VMM, to compare with
+    /// How long the guest may stand still, in ms; by default what the VMM has, and 1000 in the lab
+    #[arg(long)]
+    downtime_ms: Option<u64>,
+    /// Run and move the same guest in another VMM, to compare with
     #[arg(long, value_enum)]
     peer: Option<Peer>,
-    /// Do it on this machine; the lab runs itself so in the outer machine
-    #[arg(long, hide = true, requires = "tally")]
-    here: bool,
-    /// The `godwit` to run
-    #[arg(long, hide = true)]
+    /// The `godwit` to run; by default a release build is made
+    #[arg(long)]
     godwit: Option<PathBuf>,
-    /// Where to write the tally, with `--here`
+    /// Do it on this machine; the lab runs itself so in the outer machine
+    #[arg(long, hide = true, requires = "outcome")]
+    here: bool,
+    /// Where to write what came of it, with `--here`
     #[arg(long, hide = true)]
-    tally: Option<PathBuf>,
+    outcome: Option<PathBuf>,
 }
 
 /// Another VMM.
@@ -51,19 +64,15 @@ pub enum Peer {
     Qemu,
 }
 
-/// What runs the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Vmm {
-    Godwit(PathBuf),
-    Qemu,
-}
-
 /// Why there was nothing to see, or not what there should have been.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// `godwit` does not build.
     #[error("the demo needs godwit")]
-    Build(#[from] BuildError),
+    Build(#[from] BenchStartError),
+    /// There are not enough huge pages for both sides.
+    #[error("the demo needs huge pages for the guest at both sides")]
+    Pool(#[from] PoolError),
     /// A command failed.
     #[error("the demo needs a command")]
     Command(#[from] CommandError),
@@ -87,90 +96,108 @@ pub enum DemoError {
         /// The reason.
         source: io::Error,
     },
-    /// The guest did not do what it should.
-    #[error("{what}; the end of its console:\n{console}")]
+    /// The guest or a VMM did not do what it should.
+    #[error("the guest or its VMM failed; what they said last:\n{said}")]
     Guest {
-        /// What it did instead.
-        what: String,
-        /// The last lines of the console.
-        console: String,
+        /// The end of both sides' consoles.
+        said: String,
+        /// What they did not do.
+        source: PeerError,
     },
     /// The demo in the outer machine failed; its own words were printed.
     #[error("the demo failed in the outer machine: {0}")]
     Inside(Ending),
-    /// Frames were lost or damaged.
-    #[error("not every frame came back whole: {0}")]
-    Loss(String),
+    /// Frames were lost or damaged where none may be.
+    #[error("not every frame fared as it should: {fault}{stall}")]
+    Fault {
+        /// What happened.
+        fault: String,
+        /// Whether the lab itself stood still meanwhile.
+        stall: String,
+    },
 }
 
 /// Runs the demo where a Linux guest can run.
 ///
 /// # Errors
-/// See [`DemoError`]; a lost frame is one.
+/// See [`DemoError`]; a frame that is lost outside of the switch is one.
 pub fn run(demo: &Demo) -> Result<(), DemoError> {
-    let vmm = match (&demo.peer, &demo.godwit) {
-        (Some(Peer::Qemu), _) => Vmm::Qemu,
-        (None, Some(godwit)) => Vmm::Godwit(godwit.clone()),
-        (None, None) => Vmm::Godwit(build::godwit()?),
+    let vmm = match demo.peer {
+        Some(Peer::Qemu) => Vmm::Qemu,
+        None => Vmm::Godwit(bench::godwit_binary(demo.godwit.as_deref())?),
     };
-    if let (true, Some(path)) = (demo.here, &demo.tally) {
-        let tally = here::run(&vmm, demo.frames)?;
-        let json = serde_json::to_vec(&tally).unwrap_or_default();
+    let plan = Plan {
+        vmm,
+        frames: demo.frames,
+        emulated: demo.here,
+        downtime_ms: demo.downtime_ms,
+    };
+    if let (true, Some(path)) = (demo.here, &demo.outcome) {
+        let outcome = here::run(&plan)?;
+        let json = serde_json::to_vec(&outcome).unwrap_or_default();
         return fs::write(path, json).map_err(|source| DemoError::Io {
             path: path.clone(),
             source,
         });
     }
     Image::build()?;
-    let tally = match MachineKind::detect().linux_runner() {
-        Runner::Direct => here::run(&vmm, demo.frames)?,
-        Runner::Lab => in_lab(&vmm, demo.frames)?,
+    let (outcome, gap) = match MachineKind::detect().linux_runner() {
+        Runner::Direct => (here::run(&plan)?, Duration::ZERO),
+        Runner::Lab => in_lab(&plan)?,
     };
-    println!("{tally}");
-    println!("{}", picture::bars(&tally));
-    let path = workspace::lab().join("demo.svg");
-    fs::write(&path, picture::svg(&tally)).map_err(|source| DemoError::Io {
-        path: path.clone(),
-        source,
-    })?;
-    println!("picture: {}", path.display());
-    if tally.sent == demo.frames && tally.lost() == 0 && tally.damaged == 0 {
-        Ok(())
-    } else {
-        Err(DemoError::Loss(tally.to_string()))
+    show(&outcome)?;
+    match outcome.fault(plan.frames) {
+        None => {
+            println!("{}", table::verdict(&outcome));
+            Ok(())
+        }
+        Some(fault) => Err(DemoError::Fault {
+            fault,
+            stall: if gap > STALL {
+                format!(
+                    "; the emulated machine itself stood still for {gap:.0?} meanwhile: run it again"
+                )
+            } else {
+                String::new()
+            },
+        }),
     }
 }
 
-fn in_lab(vmm: &Vmm, frames: u64) -> Result<Tally, DemoError> {
-    let outer = Outer::start(Shape::default())?;
-    let step = Step::start("demo in the lab");
-    let path = outer.share().join("tally.json");
-    let at = |source| DemoError::Io {
-        path: path.clone(),
-        source,
-    };
-    let program = workspace::this_program().map_err(at)?;
-    let mut arguments = vec![program.display().to_string(), "demo".to_owned()];
-    arguments.extend(["--frames".to_owned(), frames.to_string()]);
-    arguments.push("--here".to_owned());
-    arguments.extend(match vmm {
+fn show(outcome: &Outcome) -> Result<(), DemoError> {
+    println!("one in flight, before the move: {}", outcome.tally);
+    println!("{}", bars::bars(&outcome.tally));
+    println!("{}", table::table(outcome));
+    let json = serde_json::to_string(outcome).unwrap_or_default();
+    for (name, text) in [("demo.json", json), ("demo.svg", chart::svg(outcome))] {
+        let path = workspace::lab().join(name);
+        let written = fs::write(&path, text);
+        written.map_err(|source| DemoError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        println!("written: {}", path.display());
+    }
+    println!();
+    Ok(())
+}
+
+/// What came of it, and the longest time for which the outer machine's heart stood still.
+fn in_lab(plan: &Plan) -> Result<(Outcome, Duration), DemoError> {
+    let mut arguments = vec!["demo".to_owned(), "--frames".to_owned()];
+    arguments.push(plan.frames.to_string());
+    if let Some(limit) = plan.downtime_ms {
+        arguments.extend(["--downtime-ms".to_owned(), limit.to_string()]);
+    }
+    arguments.extend(match &plan.vmm {
         Vmm::Godwit(program) => ["--godwit".to_owned(), program.display().to_string()],
         Vmm::Qemu => ["--peer".to_owned(), "qemu".to_owned()],
     });
-    arguments.extend(["--tally".to_owned(), path.display().to_string()]);
-    let mut unfinished = String::new();
-    let exec = exec(arguments, Duration::from_secs(600));
-    let result = outer.client().run(exec, |_: Stream, data| {
-        unfinished.push_str(&String::from_utf8_lossy(data));
-        while let Some((line, rest)) = unfinished.split_once('\n') {
-            step.line(&format!("  {line}"));
-            unfinished = rest.to_owned();
-        }
-    })?;
-    if !result.ending.success() {
-        return Err(DemoError::Inside(result.ending));
+    arguments.extend(["--here".to_owned(), "--outcome".to_owned()]);
+    let left = lab::run("demo in the lab", &arguments, LAB_LIMIT)?;
+    let file = left.file.unwrap_or_default();
+    match serde_json::from_slice(&file) {
+        Ok(outcome) if left.ending.success() => Ok((outcome, left.gap)),
+        _ => Err(DemoError::Inside(left.ending)),
     }
-    let tally = fs::read(&path).map_err(at)?;
-    step.done("done");
-    serde_json::from_slice(&tally).map_err(|error| at(error.into()))
 }

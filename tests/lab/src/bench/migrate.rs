@@ -18,7 +18,7 @@ mod network;
 mod plot;
 pub(super) mod process;
 mod qemu;
-mod qmp;
+pub(crate) mod qmp;
 mod report;
 pub(crate) mod rest;
 mod rest_vmm;

@@ -12,6 +12,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 mod api;
+mod dpdk;
 mod measure;
 mod migrate;
 mod peer;
@@ -21,12 +22,14 @@ mod sample;
 mod start;
 
 pub use api::{ApiOptions, BenchApiError};
+pub use dpdk::{BenchDpdkError, DpdkOptions};
 pub use measure::MeasureError;
-pub(crate) use migrate::rest;
 pub use migrate::{BenchMigrateError, MigrateOptions};
+pub(crate) use migrate::{qmp, rest};
 pub use peer::Peer;
 pub use pool::{HugePagePool, PoolError};
 pub use sample::Summary;
+pub(crate) use start::godwit_binary;
 pub use start::{BenchStartError, StartOptions};
 
 /// What can be measured.
@@ -38,6 +41,8 @@ pub enum Bench {
     Migrate(MigrateOptions),
     /// Time to the answers of the REST API, also while a guest prefaults or moves
     Api(ApiOptions),
+    /// Moves of a DPDK guest under traffic, godwit and QEMU in turn in one machine
+    Dpdk(DpdkOptions),
 }
 
 /// Why there is no result.
@@ -52,6 +57,9 @@ pub enum BenchError {
     /// Of the API.
     #[error(transparent)]
     Api(#[from] BenchApiError),
+    /// Of the DPDK guest.
+    #[error(transparent)]
+    Dpdk(#[from] BenchDpdkError),
 }
 
 /// Runs a benchmark.
@@ -63,6 +71,7 @@ pub fn run(bench: &Bench) -> Result<(), BenchError> {
         Bench::Start(options) => start::run(options)?,
         Bench::Migrate(options) => migrate::run(options)?,
         Bench::Api(options) => api::run(options)?,
+        Bench::Dpdk(options) => dpdk::run(options)?,
     }
     Ok(())
 }

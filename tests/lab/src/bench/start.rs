@@ -170,7 +170,7 @@ pub fn run(options: &StartOptions) -> Result<(), BenchStartError> {
 }
 
 /// Asks cargo where the binary is: the target directory may be anywhere.
-pub(super) fn godwit_binary(given: Option<&Path>) -> Result<PathBuf, BenchStartError> {
+pub(crate) fn godwit_binary(given: Option<&Path>) -> Result<PathBuf, BenchStartError> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }

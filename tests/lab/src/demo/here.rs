@@ -1,32 +1,25 @@
-//! The demo on the machine it runs on: a tap, a guest, frames.
+//! The demo on the machine it runs on: a bridge with two taps, a guest, frames, a move.
 
-use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sched::{CloneFlags, unshare};
 
-use super::{CONFIG, DemoError, Vmm};
+use super::outcome::Outcome;
+use super::{CONFIG, DemoError};
+use crate::bench::HugePagePool;
 use crate::command;
-use crate::peer::qemu::QemuGuest;
+use crate::peer::{Instance, Machine, PeerError, Vmm};
 use crate::progress::Step;
-use crate::seam;
-use crate::traffic::{self, Port, Stream, Tally};
+use crate::traffic::{self, Bridge, Pace, Port, Stream};
 use crate::workspace;
 
-/// The tap of the demo's configuration.
-const TAP: &str = "gw0";
-
-/// Pages of 2 MiB the configuration takes.
-const PAGES: u64 = 384;
-
-const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+/// Where the guest is: first on one, then on the other.
+const TAPS: [&str; 2] = ["gw0", "gw1"];
 
 /// Longest time until testpmd forwards; emulated machines on busy cores take their time.
 const READY_LIMIT: Duration = Duration::from_secs(240);
@@ -34,217 +27,162 @@ const READY_LIMIT: Duration = Duration::from_secs(240);
 /// Longest time until the guest is off.
 const OFF_LIMIT: Duration = Duration::from_secs(60);
 
-/// Boots the guest, sends `frames`, turns the guest off and removes what it made.
-pub(super) fn run(vmm: &Vmm, frames: u64) -> Result<Tally, DemoError> {
-    let _pool = Pool::grow()?;
-    let _tap = Tap::add()?;
-    let step = Step::start("booting the guest");
-    let mut guest = Guest::start(vmm)?;
-    let ready = |console: &str| console.contains("godwit: ready testpmd");
-    guest.wait_for(ready, READY_LIMIT, "testpmd did not start")?;
+/// How long the stream runs before the move and after it.
+const BESIDE: Duration = Duration::from_secs(4);
+
+/// What the guest may stand still on an emulated machine, where the fixed cost alone is near the
+/// VMMs' defaults.
+const EMULATED_LIMIT_MS: u64 = 1000;
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The VMM.
+    pub vmm: Vmm,
+    /// Frames to send before the move, one in flight.
+    pub frames: u64,
+    /// Whether this machine is emulated.
+    pub emulated: bool,
+    /// How long the guest may stand still, if not by default.
+    pub downtime_ms: Option<u64>,
+}
+
+/// Boots the guest, sends frames through it, moves it while more pass, turns it off, and removes
+/// what it made.
+///
+/// # Errors
+/// See [`DemoError`].
+pub(crate) fn run(plan: &Plan) -> Result<Outcome, DemoError> {
+    // A thread of its own: the network is its own, and nothing of it stays.
+    thread::scope(|scope| {
+        let switch = scope.spawn(|| {
+            apart()?;
+            switch(plan)
+        });
+        switch
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn switch(plan: &Plan) -> Result<Outcome, DemoError> {
+    let machine = Machine::read(&workspace::root().join(CONFIG)).map_err(alone)?;
+    let _pool = HugePagePool::with_free(2 * (machine.memory() >> 21))?;
+    let _bridge = Bridge::new(&TAPS, false)?;
+    let port = Port::open(traffic::PORT)?;
+    let [here, there] = TAPS;
+
+    let step = Step::start(format!("booting the guest in {}", plan.vmm.name()));
+    let mut guest = plan.vmm.boot(&machine, here).map_err(alone)?;
+    let ready = |text: &str| text.contains("godwit: ready testpmd");
+    let waited = guest
+        .console()
+        .wait_until("testpmd's start", READY_LIMIT, ready);
+    explained(&*guest, waited)?;
     step.done("testpmd forwards");
 
-    let step = Step::start(format!("sending {frames} frames"));
-    let port = Port::open(TAP)?;
+    let step = Step::start(format!("sending {} frames, one in flight", plan.frames));
     let stream = Stream {
-        frames,
+        frames: plan.frames,
         limit: Duration::from_secs(300),
         ..Stream::default()
     };
     let tally = traffic::one_in_flight(&port, &stream, |tally| step.say(tally.to_string()))?;
     step.done(&format!("{} back, {} lost", tally.received, tally.lost()));
 
-    let step = Step::start("turning the guest off");
-    guest.stop()?;
-    step.done("off");
-    Ok(tally)
-}
-
-/// The same guest as in the configuration, for QEMU.
-fn qemu() -> QemuGuest {
-    let image = seam::image_folder();
-    QemuGuest {
-        kernel: image.join("vmlinuz"),
-        initramfs: image.join("dpdk.cpio"),
-        cmdline: "console=ttyS0 quiet godwit.task=testpmd godwit.forward=macswap".to_owned(),
-        vcpus: 2,
-        memory_mib: 2 * PAGES,
-        tap: Some((TAP.to_owned(), "52:54:00:00:00:01".to_owned())),
-    }
-}
-
-struct Guest {
-    child: Child,
-    console: Arc<Mutex<String>>,
-}
-
-impl Guest {
-    fn start(vmm: &Vmm) -> Result<Self, DemoError> {
-        let mut command = match vmm {
-            Vmm::Godwit(program) => {
-                let mut command = Command::new(program);
-                command.arg("run").arg(CONFIG);
-                command
-            }
-            Vmm::Qemu => qemu().command(),
-        };
-        let program = PathBuf::from(command.get_program());
-        let at = |source| DemoError::Io {
-            path: program.clone(),
-            source,
-        };
-        command.current_dir(workspace::root());
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        // SAFETY: prctl is async-signal-safe, and the closure touches no memory of the parent.
-        unsafe {
-            command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+    let limit_ms = plan
+        .downtime_ms
+        .or(plan.emulated.then_some(EMULATED_LIMIT_MS));
+    let pace = Pace {
+        every: Duration::from_millis(if plan.emulated { 5 } else { 1 }),
+        limit: Duration::from_secs(900),
+        ..Pace::default()
+    };
+    let step = Step::start("moving the guest under traffic");
+    let stop = AtomicBool::new(false);
+    let began = Instant::now();
+    let (record, moved) = thread::scope(|scope| {
+        // However this ends, the stream ends too.
+        let ending = Ending(&stop);
+        let stream = scope.spawn(|| traffic::paced(&port, &pace, began, &stop));
+        thread::sleep(BESIDE);
+        let moved = guest
+            .prepare(there)
+            .and_then(|()| guest.migrate(limit_ms, &mut |how_far| step.say(how_far)));
+        if moved.is_ok() {
+            thread::sleep(BESIDE);
         }
-        let mut child = command.spawn().map_err(at)?;
-        let console = Arc::new(Mutex::new(String::new()));
-        if let Some(stream) = child.stdout.take() {
-            follow(stream, &console);
-        }
-        if let Some(stream) = child.stderr.take() {
-            follow(stream, &console);
-        }
-        Ok(Self { child, console })
-    }
-
-    fn console(&self) -> String {
-        self.console
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn error(&self, what: String) -> DemoError {
-        DemoError::Guest {
-            what,
-            console: command::tail(&self.console(), 40),
-        }
-    }
-
-    fn wait_for(
-        &mut self,
-        done: impl Fn(&str) -> bool,
-        limit: Duration,
-        what: &str,
-    ) -> Result<(), DemoError> {
-        let started = Instant::now();
-        while !done(&self.console()) {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(self.error(format!("{what}: the VMM ended with {status}")));
-            }
-            if started.elapsed() > limit {
-                return Err(self.error(format!("{what} within {limit:?}")));
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<(), DemoError> {
-        if let Some(input) = &mut self.child.stdin {
-            input.write_all(b"stop\n").map_err(|source| DemoError::Io {
-                path: PathBuf::from("the guest's console"),
-                source,
-            })?;
-        }
-        let started = Instant::now();
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => return Err(self.error(format!("the VMM ended with {status}"))),
-                _ if started.elapsed() > OFF_LIMIT => {
-                    return Err(self.error(format!("the guest was not off within {OFF_LIMIT:?}")));
-                }
-                _ => thread::sleep(Duration::from_millis(20)),
-            }
-        }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn follow(mut stream: impl Read + Send + 'static, console: &Arc<Mutex<String>>) {
-    let console = Arc::clone(console);
-    thread::spawn(move || {
-        let mut piece = [0; 4096];
-        while let Ok(length @ 1..) = stream.read(&mut piece) {
-            let text =
-                String::from_utf8_lossy(piece.get(..length).unwrap_or_default()).into_owned();
-            console
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push_str(&text);
-        }
+        drop(ending);
+        let record = stream
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (record, moved)
     });
+    let (record, moved) = (record?, explained(&*guest, moved)?);
+    step.done("it forwards at the destination");
+
+    let step = Step::start("turning the guest off");
+    let off = guest.console().type_in("stop\n");
+    let off = off.and_then(|()| guest.console().wait_for_end("the guest's end", OFF_LIMIT));
+    explained(&*guest, off)?;
+    step.done("off");
+    let at = |moment: Instant| (moment - began).as_secs_f64();
+    Ok(Outcome {
+        vmm: plan.vmm.name().to_owned(),
+        emulated: plan.emulated,
+        memory: machine.memory(),
+        limit_ms,
+        tally,
+        record,
+        asked: at(moved.asked),
+        stopped: at(moved.stopped),
+        ran: at(moved.ran),
+        account: moved.account,
+    })
 }
 
-struct Tap;
+struct Ending<'a>(&'a AtomicBool);
 
-impl Tap {
-    fn add() -> Result<Self, DemoError> {
-        ip(&["tuntap", "add", "dev", TAP, "mode", "tap", "vnet_hdr"])?;
-        let tap = Self;
-        ip(&["link", "set", TAP, "up"])?;
-        Ok(tap)
-    }
-}
-
-impl Drop for Tap {
+impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let _ = ip(&["link", "delete", TAP]);
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
-fn ip(arguments: &[&str]) -> Result<(), DemoError> {
-    let mut ip = Command::new("ip");
-    ip.args(arguments);
-    command::succeed(ip, Duration::from_secs(30))?;
+fn alone(source: PeerError) -> DemoError {
+    DemoError::Guest {
+        said: String::new(),
+        source,
+    }
+}
+
+/// A failure with what both sides said.
+fn explained<T>(guest: &dyn Instance, result: Result<T, PeerError>) -> Result<T, DemoError> {
+    result.map_err(|source| DemoError::Guest {
+        said: guest.said(),
+        source,
+    })
+}
+
+/// Gives the calling thread, and what it starts from now on, a network and mounts of its own. They
+/// go with the last process that has them.
+fn apart() -> Result<(), DemoError> {
+    let at = |source: io::Error| DemoError::Io {
+        path: PathBuf::from("a network of its own (is this root?)"),
+        source,
+    };
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| at(errno.into()))?;
+    for arguments in [
+        &["--make-rprivate", "/"][..],
+        // Interfaces are shown by a sysfs that was mounted in their namespace.
+        &["-t", "sysfs", "sysfs", "/sys"],
+    ] {
+        let mut mount = Command::new("mount");
+        mount.args(arguments);
+        command::succeed(mount, Duration::from_secs(30))?;
+    }
+    // Kernels may give new interfaces addresses, and neighbour discovery is traffic.
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     Ok(())
-}
-
-/// The huge-page pool, grown for the demo and put back after it.
-struct Pool {
-    before: Option<u64>,
-}
-
-impl Pool {
-    fn grow() -> Result<Self, DemoError> {
-        let path = PathBuf::from(POOL).join("nr_hugepages");
-        let at = |source| DemoError::Io {
-            path: path.clone(),
-            source,
-        };
-        let number = |name: &str| -> u64 {
-            let text = fs::read_to_string(Path::new(POOL).join(name)).unwrap_or_default();
-            text.trim().parse().unwrap_or(0)
-        };
-        let free = number("free_hugepages");
-        if free >= PAGES {
-            return Ok(Self { before: None });
-        }
-        let before = number("nr_hugepages");
-        fs::write(&path, (before + PAGES - free).to_string()).map_err(at)?;
-        Ok(Self {
-            before: Some(before),
-        })
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        if let Some(before) = self.before {
-            let _ = fs::write(Path::new(POOL).join("nr_hugepages"), before.to_string());
-        }
-    }
 }

@@ -1,62 +1,307 @@
-//! QEMU's q35 machine with KVM, a vhost-net tap and huge pages: what godwit's DPDK guest gets.
+//! QEMU's q35 machine with KVM, vhost-net taps and huge pages, driven by its monitor.
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
-/// A guest for QEMU.
-#[derive(Debug, Clone)]
-pub struct QemuGuest {
-    /// bzImage.
-    pub kernel: PathBuf,
-    /// Initramfs.
-    pub initramfs: PathBuf,
-    /// Kernel command line.
-    pub cmdline: String,
-    /// Number of vCPUs.
-    pub vcpus: u32,
-    /// Memory, MiB: a shared memfd of 2 MiB pages, prefaulted.
-    pub memory_mib: u64,
-    /// An existing tap, served by vhost-net, and the guest's MAC address on it.
-    pub tap: Option<(String, String)>,
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::{
+    Account, Console, Instance, MOVE_LIMIT, Machine, Moved, PATIENCE, PeerError, Sockets, io,
+    wait_for_socket,
+};
+use crate::bench::qmp::Qmp;
+
+/// As good as no limit, in bytes a second.
+const BANDWIDTH: u64 = 1 << 40;
+
+/// How often the source is asked how far it is.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+struct Side {
+    monitor: Qmp,
+    console: Console,
 }
 
-impl QemuGuest {
-    /// The command that runs it, with its serial port on standard input and output.
-    pub fn command(&self) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args([
-            "-machine",
-            "q35,accel=kvm,memory-backend=memory",
-            "-cpu",
-            "host",
-        ]);
-        qemu.args([
-            "-nodefaults",
-            "-nographic",
-            "-no-reboot",
-            "-serial",
-            "stdio",
-        ]);
-        qemu.arg("-smp")
-            .arg(self.vcpus.to_string())
-            .arg("-m")
-            .arg(self.memory_mib.to_string());
-        qemu.arg("-object").arg(format!(
-            "memory-backend-memfd,id=memory,size={}M,share=on,hugetlb=on,hugetlbsize=2M,prealloc=on",
-            self.memory_mib
-        ));
-        qemu.arg("-kernel")
-            .arg(&self.kernel)
-            .arg("-initrd")
-            .arg(&self.initramfs);
-        qemu.arg("-append").arg(&self.cmdline);
-        if let Some((tap, mac)) = &self.tap {
-            qemu.arg("-netdev").arg(format!(
-                "tap,id=net0,ifname={tap},script=no,downscript=no,vhost=on"
-            ));
-            qemu.arg("-device")
-                .arg(format!("virtio-net-pci,netdev=net0,mac={mac},romfile="));
+/// One or two instances.
+#[derive(Debug)]
+pub(super) struct Qemu {
+    machine: Machine,
+    source: Side,
+    destination: Option<Side>,
+    moved: bool,
+    // Last: the processes are gone when it is removed.
+    sockets: Sockets,
+}
+
+/// What the same moment is on both clocks: events of the monitor have the wall clock's time.
+#[derive(Debug, Clone, Copy)]
+struct Clocks(Instant, SystemTime);
+
+impl Clocks {
+    fn instant(self, event: &Value) -> Option<Instant> {
+        let stamp = &event["timestamp"];
+        let since = Duration::from_secs(stamp["seconds"].as_u64()?)
+            + Duration::from_micros(stamp["microseconds"].as_u64()?);
+        let wall = SystemTime::UNIX_EPOCH + since;
+        match wall.duration_since(self.1) {
+            Ok(later) => Some(self.0 + later),
+            Err(earlier) => self.0.checked_sub(earlier.duration()),
         }
-        qemu
+    }
+}
+
+impl Qemu {
+    pub(super) fn boot(machine: &Machine, tap: &str) -> Result<Self, PeerError> {
+        let sockets = Sockets::new()?;
+        let socket = sockets.path("source.qmp");
+        let source = Side::start("the source", command(machine, tap), machine, socket)?;
+        Ok(Self {
+            machine: machine.clone(),
+            source,
+            destination: None,
+            moved: false,
+            sockets,
+        })
+    }
+
+    fn uri(&self) -> Value {
+        let socket = self.sockets.path("migration.sock");
+        json!({"uri": format!("unix:{}", socket.display())})
+    }
+}
+
+impl Side {
+    fn start(
+        name: &str,
+        mut command: Command,
+        machine: &Machine,
+        socket: PathBuf,
+    ) -> Result<Self, PeerError> {
+        command
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()));
+        let mut console = Console::start(name, command)?;
+        wait_for_socket(&mut console, &socket)?;
+        let monitor = Qmp::connect(&socket, PATIENCE).map_err(PeerError::Monitor)?;
+        let mut side = Self { monitor, console };
+        side.pin(machine)?;
+        Ok(side)
+    }
+
+    fn run(&mut self, command: &str, arguments: Value) -> Result<Value, PeerError> {
+        let result = self.monitor.execute(command, arguments);
+        result.map_err(PeerError::Monitor)
+    }
+
+    /// Its vCPUs go where the config has godwit's.
+    fn pin(&mut self, machine: &Machine) -> Result<(), PeerError> {
+        let vcpus = self.run("query-cpus-fast", json!({}))?;
+        for affinity in machine.affinity() {
+            let mut all = vcpus.as_array().into_iter().flatten();
+            let of = |vcpu: &&Value| vcpu["cpu-index"].as_u64() == Some(affinity.vcpu);
+            let thread = all.find(of).and_then(|vcpu| vcpu["thread-id"].as_i64());
+            let Some(thread) = thread.and_then(|thread| i32::try_from(thread).ok()) else {
+                continue;
+            };
+            let pinned = affinity
+                .host_cpus
+                .iter()
+                .try_fold(CpuSet::new(), |mut set, cpu| set.set(*cpu).map(|()| set))
+                .and_then(|set| sched_setaffinity(Pid::from_raw(thread), &set));
+            pinned.map_err(|errno| io("pin QEMU's vCPUs")(errno.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The same on both sides, or they do not understand each other.
+    fn agree(&mut self, downtime_ms: Option<u64>) -> Result<(), PeerError> {
+        let on = |name: &str| json!({"capability": name, "state": true});
+        let capabilities = json!({"capabilities": [on("return-path"), on("events")]});
+        self.run("migrate-set-capabilities", capabilities)?;
+        let mut parameters = json!({"max-bandwidth": BANDWIDTH});
+        if let Some(limit) = downtime_ms {
+            parameters["downtime-limit"] = limit.into();
+        }
+        self.run("migrate-set-parameters", parameters)?;
+        Ok(())
+    }
+}
+
+impl Instance for Qemu {
+    fn console(&mut self) -> &mut Console {
+        match &mut self.destination {
+            Some(destination) if self.moved => &mut destination.console,
+            _ => &mut self.source.console,
+        }
+    }
+
+    fn prepare(&mut self, tap: &str) -> Result<(), PeerError> {
+        let mut command = command(&self.machine, tap);
+        command.args(["-incoming", "defer"]);
+        let socket = self.sockets.path("destination.qmp");
+        let mut side = Side::start("the destination", command, &self.machine, socket)?;
+        side.agree(None)?;
+        side.run("migrate-incoming", self.uri())?;
+        self.destination = Some(side);
+        Ok(())
+    }
+
+    fn migrate(
+        &mut self,
+        downtime_ms: Option<u64>,
+        seen: &mut dyn FnMut(String),
+    ) -> Result<Moved, PeerError> {
+        let uri = self.uri();
+        let Some(destination) = &mut self.destination else {
+            return Err(PeerError::Stayed("there is no destination".to_owned()));
+        };
+        self.source.agree(downtime_ms)?;
+        let asked = Instant::now();
+        let clocks = Clocks(asked, SystemTime::now());
+        self.source.run("migrate", uri)?;
+        let mut stopped = None;
+        loop {
+            let event = self.source.monitor.event(INTERVAL);
+            let event = event.map_err(PeerError::Monitor)?.unwrap_or(Value::Null);
+            match event["event"].as_str() {
+                Some("STOP") => stopped = clocks.instant(&event),
+                Some("MIGRATION") if event["data"]["status"] == "completed" => break,
+                Some("MIGRATION") if event["data"]["status"] == "failed" => {
+                    let account = self.source.run("query-migrate", json!({}))?;
+                    return Err(PeerError::Stayed(account.to_string()));
+                }
+                Some(_) => {}
+                None => seen(told(&self.source.run("query-migrate", json!({}))?)),
+            }
+            if asked.elapsed() > MOVE_LIMIT {
+                return Err(self.source.console.wait_error("the move", None));
+            }
+        }
+        let account = account(&self.source.run("query-migrate", json!({}))?);
+        let mut ran = None;
+        let limit = Instant::now() + PATIENCE;
+        while ran.is_none() {
+            let event = destination.monitor.event(INTERVAL);
+            let event = event.map_err(PeerError::Monitor)?.unwrap_or(Value::Null);
+            if event["event"] == "RESUME" {
+                ran = clocks.instant(&event);
+            }
+            if Instant::now() > limit {
+                return Err(destination.console.wait_error("the guest's run", None));
+            }
+        }
+        self.moved = true;
+        // The guest is gone, and QEMU keeps its memory until told to end.
+        let quit = self.source.monitor.send("quit", json!({}));
+        quit.map_err(PeerError::Monitor)?;
+        self.source.console.wait_for_end("its end", PATIENCE)?;
+        let (Some(stopped), Some(ran)) = (stopped, ran) else {
+            return Err(PeerError::Stayed("QEMU told of no stop".to_owned()));
+        };
+        Ok(Moved {
+            asked,
+            stopped,
+            ran,
+            account,
+        })
+    }
+
+    fn said(&self) -> String {
+        let destination = self.destination.as_ref();
+        let there = destination.map_or_else(String::new, |there| there.console.said());
+        self.source.console.said() + &there
+    }
+}
+
+/// QEMU with what `machine` has, its serial port on the process's standard streams.
+fn command(machine: &Machine, tap: &str) -> Command {
+    let mib = machine.memory() >> 20;
+    let (kernel, initramfs, cmdline) = machine.payload();
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-machine", "q35,accel=kvm,memory-backend=memory"]);
+    qemu.args(["-cpu", "host", "-smp", &machine.vcpus().to_string()]);
+    qemu.args(["-nodefaults", "-nographic", "-no-reboot"]);
+    qemu.args(["-serial", "stdio", "-m", &format!("{mib}M")]);
+    qemu.arg("-object").arg(format!(
+        "memory-backend-memfd,id=memory,size={mib}M,share=on,hugetlb=on,hugetlbsize=2M,prealloc=on"
+    ));
+    qemu.arg("-kernel").arg(kernel);
+    qemu.arg("-initrd").arg(initramfs);
+    qemu.arg("-append").arg(cmdline);
+    let net = machine.net();
+    qemu.arg("-netdev").arg(format!(
+        "tap,id={net},ifname={tap},script=no,downscript=no,vhost=on"
+    ));
+    qemu.arg("-device").arg(format!(
+        "virtio-net-pci,netdev={net},mac={},romfile=",
+        machine.mac()
+    ));
+    qemu
+}
+
+/// How far a move is, for people.
+fn told(progress: &Value) -> String {
+    let mib = |key: &str| progress["ram"][key].as_u64().unwrap_or(0) >> 20;
+    format!(
+        "{}: {} MiB of {} MiB left, {} MiB sent",
+        progress["status"].as_str().unwrap_or("starting"),
+        mib("remaining"),
+        mib("total"),
+        mib("transferred")
+    )
+}
+
+fn account(answer: &Value) -> Account {
+    let ram = &answer["ram"];
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let page = ram["page-size"].as_u64().unwrap_or(4096);
+    Account {
+        total_us: number(&answer["total-time"]) * 1000,
+        downtime_us: number(&answer["downtime"]) * 1000,
+        phases: Vec::new(),
+        rounds: number(&ram["dirty-sync-count"]),
+        present_bytes: None,
+        zero_bytes: number(&ram["duplicate"]) * page,
+        sent_bytes: number(&ram["transferred"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_of_an_event_is_on_our_clock() {
+        let now = Instant::now();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let clocks = Clocks(now, wall);
+        let at = |seconds: u64, microseconds: u64| {
+            clocks.instant(&json!({
+                "timestamp": {"seconds": seconds, "microseconds": microseconds}
+            }))
+        };
+        assert_eq!(at(1001, 5), Some(now + Duration::from_micros(1_000_005)));
+        assert_eq!(at(1000, 0), Some(now));
+        assert_eq!(at(999, 0), now.checked_sub(Duration::from_secs(1)));
+        assert_eq!(clocks.instant(&json!({"event": "STOP"})), None);
+    }
+
+    #[test]
+    fn an_account_is_read_from_the_monitor() {
+        let answer = json!({
+            "status": "completed", "total-time": 35012, "downtime": 239, "setup-time": 7,
+            "ram": {"transferred": 1234, "duplicate": 3, "page-size": 4096,
+                    "dirty-sync-count": 5, "total": 99},
+        });
+        let account = account(&answer);
+        assert_eq!(
+            (account.total_us, account.downtime_us),
+            (35_012_000, 239_000)
+        );
+        assert_eq!((account.zero_bytes, account.rounds), (12_288, 5));
     }
 }

@@ -1,4 +1,4 @@
-//! Round-trip times as bars on a terminal, and as an SVG file.
+//! Round-trip times as bars on a terminal.
 
 use std::fmt::Write;
 
@@ -52,40 +52,6 @@ pub(super) fn bars(tally: &Tally) -> String {
     text
 }
 
-/// The same as an SVG document.
-pub(super) fn svg(tally: &Tally) -> String {
-    let buckets = buckets(tally);
-    let most = buckets
-        .iter()
-        .map(|bucket| bucket.2)
-        .max()
-        .unwrap_or(1)
-        .max(1);
-    let height = 70 + 24 * buckets.len();
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"20\" y=\"26\" font-size=\"16\">Round trips through dpdk-testpmd in a godwit guest</text>\n\
-         <text x=\"20\" y=\"46\" fill=\"#555555\">{tally}</text>\n"
-    );
-    for (row, (from, to, count)) in buckets.into_iter().enumerate() {
-        let y = 60 + 24 * row;
-        let width = (count * 480).div_ceil(most);
-        let _ = writeln!(
-            svg,
-            "<text x=\"130\" y=\"{}\" text-anchor=\"end\">{}</text>\
-             <rect x=\"140\" y=\"{y}\" width=\"{width}\" height=\"18\" fill=\"#2b6c8f\"/>\
-             <text x=\"{}\" y=\"{}\">{count}</text>",
-            y + 14,
-            limits(from, to),
-            146 + width,
-            y + 14,
-        );
-    }
-    svg.push_str("</svg>\n");
-    svg
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,7 +67,6 @@ mod tests {
             text.contains("256 µs–512 µs") && text.contains("1 ms–2 ms"),
             "{text}"
         );
-        assert!(svg(&tally).ends_with("</svg>\n"));
         assert_eq!(bars(&Tally::default()).lines().count(), 2);
     }
 }
