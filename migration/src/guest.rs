@@ -73,6 +73,13 @@ pub trait Source {
     /// the files behind them, which local handover passes on.
     fn regions(&self) -> Vec<Region>;
 
+    /// Files beside those of memory that local handover passes on: what devices
+    /// hold open and the destination is to hold too. At most 128.
+    ///
+    /// # Errors
+    /// They cannot be duplicated.
+    fn device_files(&self) -> Result<Vec<OwnedFd>, Cause>;
+
     /// Starts to track writes. Not called for local handover.
     ///
     /// # Errors
@@ -145,14 +152,16 @@ pub trait Destination {
 
     /// As [`prepare`](Self::prepare), on memory that the source maps too: its
     /// guest still runs there, so nothing may be written before [`run`](Self::run).
-    /// One file a region, in order; regions that share a file share a description.
+    /// One file of `memory` a region, in order; regions that share a file share a
+    /// description. `devices` are [`Source::device_files`].
     ///
     /// # Errors
     /// Every reason why not. Nothing is left behind.
     fn prepare_with_files(
         &mut self,
         description: &[u8],
-        files: Vec<OwnedFd>,
+        memory: Vec<OwnedFd>,
+        devices: Vec<OwnedFd>,
     ) -> Result<Prepared, Refusal>;
 
     /// Sets the state. Memory is complete.

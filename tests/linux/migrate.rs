@@ -155,3 +155,43 @@ fn a_disk_is_written_through_a_move() {
         assert_eq!(text.trim_end(), index.to_string(), "block {index}");
     }
 }
+
+#[test]
+fn the_vmm_is_replaced_under_a_guest_and_its_tap_stays() {
+    seam::require(&[Need::Tap, Need::VhostNet]);
+    apart(|| {
+        let tap = "gwstay";
+        let bridge = Bridge::new(&[tap], true).expect("a bridge with a tap");
+        bridge.address("192.168.77.1/24").expect("an address");
+        let config = linux::task("godwit.task=net").with(linux::net(tap, 2));
+        let mut guest = linux::boot(&config, &[]);
+        guest.wait_for("godwit: ready net");
+        let ping = Command::new("timeout")
+            .args(["40", "ping", "-i", "0.2", "-c", "50", "-W", "5"])
+            .arg("192.168.77.2")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("ping");
+        thread::sleep(Duration::from_secs(3));
+        // Twice: what was taken over is handed over in its turn.
+        for _ in 0..2 {
+            let moved = linux::migrate(guest, &json!({}), &json!({"local": true}));
+            println!("handed over: {}", moved.left);
+            guest = moved.at;
+        }
+        let pinged = ping.wait_with_output().expect("ping");
+        let text = String::from_utf8_lossy(&pinged.stdout);
+        println!(
+            "{}",
+            text.lines().rev().take(3).collect::<Vec<_>>().join("\n")
+        );
+        for sequence in 41..=50 {
+            assert!(text.contains(&format!("icmp_seq={sequence} ")), "{text}");
+        }
+        // Both queue pairs are the guest's still, and the interface knows its offloads.
+        let queues = guest.run("ls -d /sys/class/net/eth0/queues/tx-*");
+        assert_eq!(queues.lines().count(), 2, "{queues}");
+        guest.type_in("stop\n");
+        guest.ended(0);
+    });
+}

@@ -132,6 +132,7 @@ impl HostResources {
             affinity::place_process(cpus)?;
         }
         let comes = !matches!(origin.memory, MemorySource::New);
+        let in_use = matches!(origin.memory, MemorySource::Files(_));
         let fill_cpus = emulator_cpus.as_ref().unwrap_or(origin.home);
         let memory = match origin.memory {
             MemorySource::New => Memory::create(&spec.memory, fill_cpus)?,
@@ -146,7 +147,7 @@ impl HostResources {
             }
         })?;
         let serial = open_serial(&spec.serial, comes, &device_loop, events)?;
-        let devices = open_devices(spec, comes, &memory, &device_loop)?;
+        let devices = open_devices(spec, comes, in_use, &memory, &device_loop)?;
         Ok(Self {
             devices,
             serial,
@@ -200,12 +201,13 @@ fn open_serial(
 fn open_devices(
     spec: &MachineSpec,
     comes: bool,
+    in_use: bool,
     memory: &Memory,
     device_loop: &DeviceLoop,
 ) -> Result<Vec<Box<dyn VirtioDevice>>, HostError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for net in &spec.net {
-        let config = net_config(net)?;
+        let config = net_config(net, in_use)?;
         let net = Net::new(config, Arc::clone(memory.ram()), device_loop.handle())?;
         devices.push(Box::new(net));
     }
@@ -236,7 +238,7 @@ pub(crate) fn open_net(
     host: &HostResources,
 ) -> Result<Box<dyn VirtioDevice>, HostError> {
     let ram = Arc::clone(host.memory.ram());
-    let net = Net::new(net_config(spec)?, ram, host.device_loop.handle())?;
+    let net = Net::new(net_config(spec, false)?, ram, host.device_loop.handle())?;
     Ok(Box::new(net))
 }
 
@@ -252,16 +254,23 @@ fn disk_config(spec: &DiskSpec) -> BlockConfig {
     }
 }
 
-fn net_config(spec: &NetSpec) -> Result<NetDeviceConfig, HostError> {
+/// A tap whose queues are `in_use` is another process's until that hands the guest
+/// over.
+fn net_config(spec: &NetSpec, in_use: bool) -> Result<NetDeviceConfig, HostError> {
     let system = |attempt| move |source| HostError::System { attempt, source };
     let tap = match &spec.tap {
         TapSpec::Name(name) => TapSource::Existing(name.clone()),
-        TapSpec::Fds(fds) => TapSource::Fds(
-            fds.iter()
-                .map(|fd| duplicate(*fd))
+        TapSpec::Fds(fds) => {
+            let queues = fds.iter().map(|fd| duplicate(*fd));
+            let queues = queues
                 .collect::<io::Result<_>>()
-                .map_err(system("duplicate the descriptors of a tap"))?,
-        ),
+                .map_err(system("duplicate the descriptors of a tap"))?;
+            if in_use {
+                TapSource::InUse(queues)
+            } else {
+                TapSource::Fds(queues)
+            }
+        }
     };
     let worker_cpus = spec
         .worker_cpus

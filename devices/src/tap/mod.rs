@@ -47,6 +47,10 @@ pub enum TapSource {
     /// Queues that someone else opened (also of a macvtap interface), one for
     /// each queue pair, all of the same interface.
     Fds(Vec<OwnedFd>),
+    /// The same, of an interface that another process of this host still serves a
+    /// guest with, whose place we are to take: until a device is started on it,
+    /// nothing of the interface is changed.
+    InUse(Vec<OwnedFd>),
 }
 
 /// The interface that all of `fds` are queues of, if it can serve a device with as
@@ -84,6 +88,7 @@ pub struct Tap {
     name: String,
     queues: Vec<Queue>,
     multi_queue: bool,
+    in_use: bool,
 }
 
 #[derive(Debug)]
@@ -105,7 +110,8 @@ impl Tap {
         match source {
             TapSource::Existing(name) => Self::open_existing(&name, queues),
             TapSource::Create(name) => Self::create(name.as_deref(), queues),
-            TapSource::Fds(fds) => Self::from_fds(fds, queues),
+            TapSource::Fds(fds) => Self::from_fds(fds, queues, false),
+            TapSource::InUse(fds) => Self::from_fds(fds, queues, true),
         }
     }
 
@@ -160,6 +166,7 @@ impl Tap {
             name: pattern.to_owned(),
             queues: Vec::new(),
             multi_queue,
+            in_use: false,
         };
         for _ in 0..queues {
             let file = sys::open_tun()?;
@@ -171,7 +178,7 @@ impl Tap {
         Ok(tap)
     }
 
-    fn from_fds(fds: Vec<OwnedFd>, queues: u16) -> Result<Self, TapError> {
+    fn from_fds(fds: Vec<OwnedFd>, queues: u16, in_use: bool) -> Result<Self, TapError> {
         if fds.len() != usize::from(queues) {
             return Err(TapError::FdCount {
                 fds: fds.len(),
@@ -182,6 +189,7 @@ impl Tap {
             name: interface_of(&fds)?,
             queues: Vec::new(),
             multi_queue: queues > 1,
+            in_use,
         };
         for fd in fds {
             let file = File::from(fd);
@@ -196,10 +204,9 @@ impl Tap {
         sys::set_header_size(&file, VNET_HEADER_SIZE).map_err(|source| {
             self.failed("set the packet header's size (TUNSETVNETHDRSZ)", source)
         })?;
-        self.queues.push(Queue {
-            file,
-            attached: true,
-        });
+        let attached = sys::is_attached(&file)
+            .map_err(|source| self.failed("read a queue's state (TUNGETIFF)", source))?;
+        self.queues.push(Queue { file, attached });
         Ok(())
     }
 
@@ -246,6 +253,8 @@ impl Tap {
         }
         for (index, queue) in self.queues.iter_mut().enumerate() {
             let attach = index < count;
+            // Who had the interface before us may have switched it since.
+            queue.attached = sys::is_attached(&queue.file).unwrap_or(queue.attached);
             if queue.attached != attach {
                 sys::set_queue(&queue.file, attach).map_err(|source| TapError::Queue {
                     name: self.name.clone(),
@@ -279,10 +288,29 @@ impl Tap {
     }
 
     /// Whether the kernel knows all `offloads` (bits `TUN_F_*`). None is set
-    /// afterwards.
+    /// afterwards. Of an interface [in use](Self::is_in_use) this cannot be
+    /// tried, and is taken for granted: whoever uses it found out.
     #[must_use]
     pub fn knows_offloads(&self, offloads: u32) -> bool {
-        self.set_offloads(offloads).is_ok() && self.set_offloads(0).is_ok()
+        self.in_use || self.set_offloads(offloads).is_ok() && self.set_offloads(0).is_ok()
+    }
+
+    /// Whether another process still serves a guest with it
+    /// ([`TapSource::InUse`]).
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.in_use
+    }
+
+    /// A second descriptor of each queue, for another process of this host.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn clone_queues(&self) -> io::Result<Vec<OwnedFd>> {
+        let queues = self.queues.iter();
+        queues
+            .map(|queue| Ok(queue.file.try_clone()?.into()))
+            .collect()
     }
 
     /// The interface's MTU in bytes.

@@ -107,6 +107,12 @@ pub(super) fn get_interface(file: &impl AsRawFd) -> io::Result<(String, i16)> {
     Ok((name_of(&request), flags))
 }
 
+/// Whether packets come to this queue (`TUNSETQUEUE` switches it).
+pub(super) fn is_attached(file: &File) -> io::Result<bool> {
+    let (_, flags) = get_interface(file)?;
+    Ok(flags & short(libc::IFF_DETACH_QUEUE) == 0)
+}
+
 pub(super) fn set_header_size(file: &File, size: i32) -> io::Result<()> {
     // SAFETY: the kernel reads one `int`, which lives through the call.
     done(unsafe { ioctl_with_ref(file, libc::TUNSETVNETHDRSZ, &size) })

@@ -25,6 +25,8 @@ mod saved;
 pub mod vhost;
 
 use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vm_memory::GuestAddress;
@@ -248,6 +250,15 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// guest that has moved, as soon as it runs and again later, since frames
     /// get lost.
     fn announce(&mut self) {}
+
+    /// Open files that another process of this host needs to serve the device in
+    /// our place, while we still do: the queues of a tap.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    fn files(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(Vec::new())
+    }
 
     /// What the device counts, each by its name; names do not change. Found out
     /// when asked, so that a packet costs nothing. A device need not count.

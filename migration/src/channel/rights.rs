@@ -9,7 +9,6 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use super::{ChannelError, Link, Outgoing, Patience};
-use crate::wire::message::REGIONS;
 
 /// What the kernel passes in one message (`SCM_MAX_FD`).
 const CALL_FILES: usize = 253;
@@ -64,8 +63,7 @@ pub(crate) fn receive_with_files(
     doing: &'static str,
 ) -> Result<(u8, Vec<OwnedFd>), ChannelError> {
     let mut byte = [0];
-    // SCM_MAX_FD is below the number of regions that we would believe.
-    let mut space = nix::cmsg_space!([RawFd; REGIONS]);
+    let mut space = nix::cmsg_space!([RawFd; CALL_FILES]);
     loop {
         let mut pieces = [IoSliceMut::new(&mut byte)];
         let received = recvmsg::<()>(

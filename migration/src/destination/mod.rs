@@ -247,12 +247,15 @@ impl<D: Destination> Driver<'_, D> {
             .into());
         }
         let built = if local {
-            if files.len() == description.regions.len() {
-                self.guest.prepare_with_files(&description.guest, files)
+            let mut memory = files;
+            if memory.len() >= description.regions.len() {
+                let devices = memory.split_off(description.regions.len());
+                self.guest
+                    .prepare_with_files(&description.guest, memory, devices)
             } else {
                 Err(Refusal(vec![format!(
                     "{} files came for {} regions of memory",
-                    files.len(),
+                    memory.len(),
                     description.regions.len()
                 )]))
             }

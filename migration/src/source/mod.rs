@@ -153,7 +153,12 @@ impl<S: Source> Driver<'_, S> {
             });
         }
         let options = self.options;
-        self.session()?.describe(regions, description, options)
+        let devices = match options.local {
+            true => self.guest.device_files().map_err(SendError::Describe)?,
+            false => Vec::new(),
+        };
+        self.session()?
+            .describe(regions, description, &devices, options)
     }
 
     /// Log, discovery and the rounds; the guest is stopped when it returns.

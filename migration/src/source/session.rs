@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::error::SendError;
@@ -86,6 +86,7 @@ impl Session {
         &self,
         regions: &[Region],
         guest: Vec<u8>,
+        devices: &[OwnedFd],
         options: &Options,
     ) -> Result<Duration, SendError> {
         let facts = regions.iter().map(|region| RegionFact {
@@ -99,12 +100,13 @@ impl Session {
             guest,
         });
         if options.local {
-            let files: Vec<_> = regions.iter().map(|r| r.file().as_fd()).collect();
+            let memory = regions.iter().map(|region| region.file().as_fd());
+            let files: Vec<_> = memory.chain(devices.iter().map(AsFd::as_fd)).collect();
             send_with_files(
                 &self.control,
                 &message.to_bytes(),
                 &files,
-                "passing memory as files",
+                "passing memory and devices as files",
             )?;
         } else {
             self.control.send(&message, "describing the guest")?;

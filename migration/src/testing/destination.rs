@@ -15,6 +15,8 @@ pub struct FakeDestination {
     regions: Vec<Region>,
     /// The steps that were asked for.
     pub steps: Vec<Step>,
+    /// What devices held open at the source.
+    pub devices: Vec<OwnedFd>,
     /// What arrived as state.
     pub state: Vec<u8>,
     hook: Hook,
@@ -35,6 +37,7 @@ impl Default for FakeDestination {
         Self {
             regions: Vec::new(),
             steps: Vec::new(),
+            devices: Vec::new(),
             state: Vec::new(),
             hook: no_hook(),
             populated: false,
@@ -135,9 +138,14 @@ impl Destination for FakeDestination {
     fn prepare_with_files(
         &mut self,
         description: &[u8],
-        files: Vec<OwnedFd>,
+        memory: Vec<OwnedFd>,
+        devices: Vec<OwnedFd>,
     ) -> Result<Prepared, Refusal> {
-        let files: Vec<_> = files.into_iter().map(|f| Arc::new(File::from(f))).collect();
+        self.devices = devices;
+        let files: Vec<_> = memory
+            .into_iter()
+            .map(|f| Arc::new(File::from(f)))
+            .collect();
         self.build(description, |sizes| regions_of(&files, sizes))
     }
 

@@ -1,5 +1,6 @@
 //! A fake guest that leaves.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -88,6 +89,8 @@ pub struct FakeSource {
     sizes: Vec<u64>,
     start: LogStart,
     vcpus: Vec<Vcpu>,
+    /// What devices hold open.
+    pub devices: Vec<OwnedFd>,
     running: Vec<JoinHandle<()>>,
     pause: Arc<AtomicBool>,
     state: Vec<u8>,
@@ -114,6 +117,7 @@ impl FakeSource {
             regions,
             start: LogStart::AllDirty,
             vcpus: Vec::new(),
+            devices: Vec::new(),
             running: Vec::new(),
             pause: Arc::default(),
             state: b"the state of the guest".to_vec(),
@@ -233,6 +237,11 @@ impl Source for FakeSource {
 
     fn regions(&self) -> Vec<Region> {
         self.regions.clone()
+    }
+
+    fn device_files(&self) -> Result<Vec<OwnedFd>, Cause> {
+        let duplicates = self.devices.iter().map(OwnedFd::try_clone);
+        Ok(duplicates.collect::<Result<_, _>>()?)
     }
 
     fn start_log(&mut self) -> Result<LogStart, Cause> {

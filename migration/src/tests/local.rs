@@ -1,5 +1,8 @@
 //! Memory passed as files.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
 use super::*;
 use crate::source::SendError;
 use crate::testing::allocated_pages;
@@ -15,6 +18,8 @@ fn memory_is_passed_and_not_copied() {
     let guest = FakeSource::new(memory(&[8 << 20, 1 << 34]));
     fill(guest.memory(), 900, 5);
     let mut guest = guest.with_vcpu(writer(2000, Duration::from_micros(10)));
+    let (here, there) = UnixStream::pair().unwrap();
+    guest.devices = vec![there.into()];
     let before = guest.memory().to_vec();
     let mut place = FakeDestination::new();
     let end = local().run(&mut guest, &mut place);
@@ -28,6 +33,12 @@ fn memory_is_passed_and_not_copied() {
     assert_same(&before, &place);
     assert_eq!(allocated_pages(&before), allocated_pages(place.memory()));
     assert_eq!(count(&guest.steps, Step::StartLog), 0);
+    // And so is what a device holds open.
+    let [device] = <[_; 1]>::try_from(place.devices).unwrap();
+    UnixStream::from(device).write_all(b"x").unwrap();
+    let mut byte = [0];
+    (&here).read_exact(&mut byte).unwrap();
+    assert_eq!(byte, *b"x");
 }
 
 #[test]

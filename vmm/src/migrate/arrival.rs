@@ -68,10 +68,20 @@ impl Arrival {
             .map(|built| (built.machine, built.definition, built.running))
     }
 
-    fn build(&mut self, description: &[u8], memory: MemorySource) -> Result<Prepared, Refusal> {
+    fn build(
+        &mut self,
+        description: &[u8],
+        memory: MemorySource,
+        devices: Vec<OwnedFd>,
+    ) -> Result<Prepared, Refusal> {
         let because = |error: &(dyn std::error::Error + 'static)| Refusal::because(error);
         let description = Description::decode(description).map_err(|e| because(&e))?;
         let mut config = description.config().map_err(|e| because(&e))?;
+        let local = matches!(memory, MemorySource::Files(_));
+        if local {
+            let handed = self.places.add_handed(&config, devices);
+            handed.map_err(|e| because(&e))?;
+        }
         let taps = self
             .places
             .apply(&mut config)
@@ -123,15 +133,16 @@ fn check_registers(machine: &Machine, description: &Description) -> Result<(), A
 
 impl Destination for Arrival {
     fn prepare(&mut self, description: &[u8]) -> Result<Prepared, Refusal> {
-        self.build(description, MemorySource::Unfilled)
+        self.build(description, MemorySource::Unfilled, Vec::new())
     }
 
     fn prepare_with_files(
         &mut self,
         description: &[u8],
-        files: Vec<OwnedFd>,
+        memory: Vec<OwnedFd>,
+        devices: Vec<OwnedFd>,
     ) -> Result<Prepared, Refusal> {
-        self.build(description, MemorySource::Files(files))
+        self.build(description, MemorySource::Files(memory), devices)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), Cause> {

@@ -1,5 +1,6 @@
 //! A machine that leaves.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use godwit_api::config::VmConfig;
@@ -10,6 +11,7 @@ use godwit_migration::phase::Phase;
 use godwit_migration::source::{GuestIs, SendError, SendFailure};
 
 use super::log::MachineLog;
+use super::places::served_by_taps;
 use super::regions;
 use crate::machine::{Description, Machine};
 
@@ -93,6 +95,17 @@ impl Source for Departure {
             return Vec::new();
         };
         regions(machine.host.memory.ram()).unwrap_or_default()
+    }
+
+    fn device_files(&self) -> Result<Vec<OwnedFd>, Cause> {
+        let machine = self.machine()?;
+        let mut files = Vec::new();
+        for id in served_by_taps(&self.config) {
+            let function = machine.functions.iter().find(|function| function.id == id);
+            let function = function.ok_or_else(|| format!("no device {id} is attached"))?;
+            files.extend(function.device.with_device(|device| device.files())?);
+        }
+        Ok(files)
     }
 
     fn start_log(&mut self) -> Result<LogStart, Cause> {

@@ -22,6 +22,20 @@ pub struct PlaceError {
     has: String,
 }
 
+/// The open taps that came with a machine are not those of its devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{came} open tap queues came with the machine, whose devices have {wanted} queue pairs")]
+pub struct HandedError {
+    came: usize,
+    wanted: usize,
+}
+
+/// The network devices of `config` that a tap serves, in their order.
+pub(super) fn served_by_taps(config: &VmConfig) -> impl Iterator<Item = &str> {
+    let taps = config.net.iter().filter(|net| !net.vhost_user);
+    taps.filter_map(|net| net.id.as_deref())
+}
+
 impl Places {
     /// The places of a request, and the taps that came with it.
     #[must_use]
@@ -39,6 +53,42 @@ impl Places {
             request: None,
             taps: fds.into_iter().map(|net| (net.id, net.fds)).collect(),
         }
+    }
+
+    /// Takes over the open taps of a machine whose memory is handed over on this
+    /// host too: of each device that the request has no other place for.
+    ///
+    /// # Errors
+    /// They are not as many as the devices of `config` have queue pairs.
+    pub fn add_handed(
+        &mut self,
+        config: &VmConfig,
+        files: Vec<OwnedFd>,
+    ) -> Result<(), HandedError> {
+        let ids: Vec<_> = served_by_taps(config).map(str::to_owned).collect();
+        let pairs = |id: &str| {
+            let net = config.net.iter().find(|net| net.id.as_deref() == Some(id));
+            net.map_or(0, |net| usize::try_from(net.num_queues / 2).unwrap_or(0))
+        };
+        let wanted: usize = ids.iter().map(|id| pairs(id)).sum();
+        if files.len() != wanted {
+            return Err(HandedError {
+                came: files.len(),
+                wanted,
+            });
+        }
+        let mut files = files.into_iter();
+        for id in ids {
+            let queues: Vec<_> = files.by_ref().take(pairs(&id)).collect();
+            let places = self.request.iter().flat_map(|request| &request.net);
+            let elsewhere = places
+                .filter(|place| place.id == id)
+                .any(|place| place.tap.is_some());
+            if !elsewhere {
+                self.taps.entry(id).or_insert(queues);
+            }
+        }
+        Ok(())
     }
 
     /// Writes them into the config of the machine that comes; what is left are

@@ -23,6 +23,8 @@ mod serve;
 #[cfg(any(test, feature = "test-utils"))]
 mod testing;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_manager::SubscriberId;
@@ -211,6 +213,7 @@ impl<B: RingBackend> Net<B> {
         device_loop: LoopHandle,
     ) -> Result<Self, NetErrorReason> {
         let mtu = match config.mtu {
+            Some(mtu) if tap.is_in_use() => mtu,
             Some(mtu) => {
                 tap.set_mtu(mtu)?;
                 mtu
@@ -218,13 +221,15 @@ impl<B: RingBackend> Net<B> {
             // Descriptors may be of an interface in another network namespace.
             None => tap.mtu().unwrap_or(1500),
         };
-        if let Err(error) = tap.set_up() {
-            tracing::warn!(
-                "{}: {error}; until someone does it, no packet passes",
-                config.id
-            );
+        if !tap.is_in_use() {
+            if let Err(error) = tap.set_up() {
+                tracing::warn!(
+                    "{}: {error}; until someone does it, no packet passes",
+                    config.id
+                );
+            }
+            tap.set_active_queues(1)?;
         }
-        tap.set_active_queues(1)?;
         let backend = pairs.iter().fold(u64::MAX, |all, p| all & p.features());
         let features = features::offered(config, backend, |offloads| tap.knows_offloads(offloads));
         let mut queue_sizes = vec![config.queue_size; 2 * usize::from(config.queue_pairs)];
@@ -465,6 +470,10 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
     }
 
     /// As the guest sees it: received is what the tap sent.
+    fn files(&self) -> io::Result<Vec<OwnedFd>> {
+        self.control().tap().clone_queues()
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let statistics = self.control().tap().statistics();
         let Ok(tap) = statistics.inspect_err(|error| tracing::debug!("{}: {error}", self.id))
