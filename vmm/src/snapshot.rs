@@ -345,3 +345,6 @@ fn get(path: &Path) -> Result<Vec<u8>, SnapshotError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;
