@@ -3,6 +3,7 @@
 mod bad_input;
 mod ctl;
 mod kill;
+mod lazy;
 mod life;
 mod old_clients;
 mod phases;

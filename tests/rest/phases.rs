@@ -41,7 +41,7 @@ fn requests() -> Vec<(&'static str, String)> {
 
 /// All of them but `legal` are refused for `reason`, and what needs no machine is answered.
 #[track_caller]
-fn refuses_all_but(daemon: &mut Daemon, legal: &[&str], phase: &str, reason: &str) {
+pub(super) fn refuses_all_but(daemon: &mut Daemon, legal: &[&str], phase: &str, reason: &str) {
     daemon.get("vmm.ping").expect("a ping");
     for (name, body) in requests() {
         if legal.contains(&name) {
@@ -63,7 +63,7 @@ fn refuses_all_but(daemon: &mut Daemon, legal: &[&str], phase: &str, reason: &st
 }
 
 /// Asks on a connection of its own; the answer is taken later.
-fn ask(daemon: &Daemon, name: &str, body: &str) -> UnixStream {
+pub(super) fn ask(daemon: &Daemon, name: &str, body: &str) -> UnixStream {
     let mut stream = UnixStream::connect(daemon.socket()).expect("connecting");
     stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
     let length = body.len();
@@ -75,7 +75,7 @@ fn ask(daemon: &Daemon, name: &str, body: &str) -> UnixStream {
 }
 
 #[track_caller]
-fn is_pending(stream: &UnixStream) {
+pub(super) fn is_pending(stream: &UnixStream) {
     stream.set_nonblocking(true).expect("not to wait");
     let answer = (&*stream).read(&mut [0; 1]).map_err(|error| error.kind());
     assert_eq!(answer, Err(io::ErrorKind::WouldBlock), "it was faster");
@@ -83,7 +83,7 @@ fn is_pending(stream: &UnixStream) {
 }
 
 #[track_caller]
-fn answer(mut stream: UnixStream) -> String {
+pub(super) fn answer(mut stream: UnixStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("the answer");
     text

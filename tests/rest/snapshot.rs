@@ -14,37 +14,41 @@ use crate::support::process;
 use crate::support::scratch::Scratch;
 
 /// Where a guest's serial port and its snapshot outlive the process.
-struct Shelf(Scratch);
+pub(super) struct Shelf(pub(super) Scratch);
 
 impl Shelf {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Scratch::new())
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.0.file("snapshot")
     }
 
-    fn output(&self) -> Output {
+    pub(super) fn output(&self) -> Output {
         Output::new(&fs::read(self.0.file("serial.log")).unwrap_or_default())
     }
 
-    fn count(&self, topic: &str) -> usize {
+    pub(super) fn count(&self, topic: &str) -> usize {
         self.output().all(topic).len()
     }
 
-    fn config(&self, cmdline: &str) -> Config {
+    pub(super) fn config(&self, cmdline: &str) -> Config {
         let serial = self.0.file("serial.log");
         Config::new(cmdline).with(json!({"serial": {"mode": "File", "file": serial}}))
     }
 
-    fn snapshot(&self, daemon: &mut Daemon) {
+    pub(super) fn snapshot(&self, daemon: &mut Daemon) {
         let url = format!("file://{}", self.folder().display());
         daemon.put_json("vm.snapshot", &json!({"destination_url": url}).to_string());
     }
 
-    fn restore_body(&self, more: serde_json::Value) -> String {
-        let url = format!("file://{}", self.folder().display());
+    pub(super) fn restore_body(&self, more: serde_json::Value) -> String {
+        Self::body(&self.folder(), more)
+    }
+
+    pub(super) fn body(folder: &Path, more: serde_json::Value) -> String {
+        let url = format!("file://{}", folder.display());
         let mut body = json!({"source_url": url});
         for (key, value) in more.as_object().into_iter().flatten() {
             body[key] = value.clone();
@@ -53,7 +57,7 @@ impl Shelf {
     }
 
     /// A paused guest, whose memory is its own judge, is put here.
-    fn filled(cmdline: &str) -> Self {
+    pub(super) fn filled(cmdline: &str) -> Self {
         let shelf = Self::new();
         let mut daemon = Daemon::start();
         daemon.put_json("vm.create", &shelf.config(cmdline).to_json());
@@ -70,7 +74,7 @@ impl Shelf {
 }
 
 /// Each page is written anew in turn, and compared in turn.
-const JUDGE: &str = "fill=2M verify pages=16 dirty=4 beat_every=1000";
+pub(super) const JUDGE: &str = "fill=2M verify pages=16 dirty=4 beat_every=1000";
 
 #[track_caller]
 fn assert_snapshot(folder: &Path, size: u64, filled: u64) {
@@ -175,7 +179,9 @@ fn a_restored_guest_waits_until_it_is_resumed() {
 /// answered as if there had been none.
 #[track_caller]
 fn refused(daemon: &mut Daemon, shelf: &Shelf, what: &str, words: &[&str]) -> String {
-    let (status, chain) = daemon.refused("vm.restore", &shelf.restore_body(json!({})));
+    // All of it is read, so that all of it is judged.
+    let body = shelf.restore_body(json!({"prefault": true}));
+    let (status, chain) = daemon.refused("vm.restore", &body);
     let text = chain.join(": ");
     assert_eq!(status, 500, "{what}: {text}");
     assert_eq!(chain[0], "The VM could not be restored", "{what}");

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod daemon;
+pub mod gate;
 pub mod host;
 pub mod linux;
 pub mod namespace;

@@ -105,6 +105,7 @@ pub fn build(
         stats: Arc::new(stats),
         processors,
         host,
+        fill: None,
     })
 }
 

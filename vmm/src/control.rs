@@ -14,6 +14,7 @@
 
 mod answer;
 mod definition;
+mod fill;
 mod migration;
 pub mod phase;
 mod request;
@@ -23,12 +24,14 @@ mod work;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Instant;
 
 use godwit_api::config::VmConfig;
 use godwit_api::events::{Event as Told, EventKind, EventSender};
 use godwit_api::handler::Reply;
 use godwit_api::request::Request;
 use godwit_devices::serial::Escape;
+use godwit_migration::store::Stored;
 
 use crate::affinity;
 use crate::builder::BuildError;
@@ -38,6 +41,7 @@ use crate::spec::CpuSet;
 use crate::vcpu::{ExitError, Stop, VcpuEvent};
 
 pub use definition::{Definition, DefinitionError};
+pub use fill::LostMemory;
 pub(crate) use migration::Migration;
 pub use request::Door;
 
@@ -58,6 +62,13 @@ pub enum Event {
     Ejected {
         /// Which machine's.
         incarnation: u64,
+    },
+    /// Memory that was read while the guest ran is complete, or lost.
+    Filled {
+        /// Which machine's.
+        incarnation: u64,
+        /// What came of it.
+        end: Result<Stored, LostMemory>,
     },
     /// A key on the serial port's terminal asks for something.
     Escape(Escape),
@@ -138,6 +149,9 @@ pub enum RunError {
     /// No thread for work that takes long.
     #[error("Could not start a worker thread")]
     Worker(#[source] std::io::Error),
+    /// What is lost holds up what is to be stopped.
+    #[error("The guest cannot be stopped: something of it waits for memory that is lost")]
+    Stuck(#[source] LostMemory),
     /// The process's own CPUs could not be learnt.
     #[error("Could not read this process's CPU affinity")]
     Affinity(#[source] std::io::Error),
@@ -156,6 +170,8 @@ enum State {
     Shutdown,
     /// It may run elsewhere; its vCPUs are stopped.
     Unsettled(Box<Machine>),
+    /// Part of its memory is lost; it is stopped.
+    Lost(Box<Machine>),
     /// A worker has the machine, or makes one.
     Busy(Work),
     Ended(Ending),
@@ -170,6 +186,7 @@ impl State {
             Self::Paused(_) => Phase::Paused,
             Self::Shutdown | Self::Ended(_) => Phase::Shutdown,
             Self::Unsettled(_) => Phase::Unsettled,
+            Self::Lost(_) => Phase::Lost,
             Self::Busy(work) => work.phase(),
         }
     }
@@ -177,9 +194,10 @@ impl State {
     /// The machine, when no worker has it.
     fn machine(&self) -> Option<&Machine> {
         match self {
-            Self::Running(machine) | Self::Paused(machine) | Self::Unsettled(machine) => {
-                Some(machine)
-            }
+            Self::Running(machine)
+            | Self::Paused(machine)
+            | Self::Unsettled(machine)
+            | Self::Lost(machine) => Some(machine),
             _ => None,
         }
     }
@@ -207,6 +225,9 @@ pub struct Control {
     watched: bool,
     /// What came while a worker had the machine, and concerns it.
     deferred: VecDeque<Event>,
+    /// Part of the machine's memory is lost, and whoever has the machine must be
+    /// done by then.
+    ultimatum: Option<(LostMemory, Instant)>,
 }
 
 impl Control {
@@ -229,6 +250,7 @@ impl Control {
             cancelled: false,
             watched: false,
             deferred: VecDeque::new(),
+            ultimatum: None,
         })
     }
 
@@ -275,7 +297,7 @@ impl Control {
             }
             let event = match self.next_deferred(&state) {
                 Some(event) => event,
-                None => self.received.recv().map_err(|_| RunError::Disconnected)?,
+                None => self.next_event(&state)?,
             };
             state = self.step(state, event)?;
         }
@@ -292,6 +314,7 @@ impl Control {
         match event {
             Event::Request(request, reply) => self.request(state, request, reply),
             Event::Done(done) => self.done(state, *done),
+            Event::Filled { incarnation, end } => self.filled(state, incarnation, end),
             event if matches!(state, State::Busy(_)) => {
                 // A device less does not stop a migration.
                 if let State::Busy(work) = &state
@@ -343,7 +366,10 @@ impl Control {
                 tracing::warn!("vCPU {vcpu} of the guest shut down by a triple fault");
                 self.reset(machine, Ending::TripleFault)
             }
-            Stop::Failed(source) => Err(RunError::Vcpu { vcpu, source }),
+            Stop::Failed(source) => {
+                self.power_off(machine);
+                Err(RunError::Vcpu { vcpu, source })
+            }
         }
     }
 
@@ -356,7 +382,12 @@ impl Control {
 
     /// Takes the machine apart; its description stays.
     fn power_off(&mut self, machine: Box<Machine>) {
+        machine.retire();
         drop(machine);
+        self.taken_apart();
+    }
+
+    fn taken_apart(&mut self) {
         self.incarnation += 1;
         self.leave_cpus();
     }
@@ -369,7 +400,10 @@ impl Control {
     }
 
     fn end(&mut self, state: State, ending: Ending) -> State {
-        if let State::Running(machine) | State::Paused(machine) | State::Unsettled(machine) = state
+        if let State::Running(machine)
+        | State::Paused(machine)
+        | State::Unsettled(machine)
+        | State::Lost(machine) = state
         {
             self.power_off(machine);
             self.tell(EventKind::Shutdown);

@@ -7,9 +7,12 @@ mod state;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use godwit_devices::pci::{Bdf, PciRoot};
 use godwit_devices::virtio::pci::VirtioPci;
+use godwit_migration::store::{Fill, Unfilled};
 use kvm_bindings::kvm_cpuid_entry2;
 
 use crate::host::HostResources;
@@ -41,7 +44,13 @@ pub struct Machine {
     pub(crate) processors: ProcessorFacts,
     /// Without its devices: those are in `functions` while the machine lives.
     pub(crate) host: HostResources,
+    /// What fills memory while the guest runs, after a restore. Last: whoever
+    /// waits for a page gets it until nobody is left to want one.
+    pub(crate) fill: Option<Fill>,
 }
+
+/// How often a vCPU that does not stop is looked after.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// A device behind PCI.
 #[derive(Debug)]
@@ -108,8 +117,32 @@ impl Machine {
         let answers: Vec<_> = self.vcpus.iter().map(VcpuHandle::pause).collect();
         for answer in answers {
             // No answer means that the thread has ended: it is not in the guest.
-            let _ = answer.recv();
+            while let Err(RecvTimeoutError::Timeout) = answer.recv_timeout(GLANCE) {
+                if let Some(fill) = self.fill.as_ref().filter(|fill| fill.is_lost()) {
+                    // It waits for memory that never comes. All vCPUs were told to
+                    // stop: what it gets instead is not acted upon.
+                    fill.condemn();
+                }
+            }
         }
+    }
+
+    /// Stops the guest for good, so that nothing of it holds up the end of the
+    /// machine.
+    pub(crate) fn retire(&self) {
+        if let Some(fill) = &self.fill {
+            self.stop_vcpus();
+            fill.condemn();
+        }
+    }
+
+    /// Waits until all of memory is there; `cancelled` is asked now and then.
+    ///
+    /// # Errors
+    /// Part of it is lost, or the wait was cancelled.
+    pub fn wait_filled(&self, cancelled: impl Fn() -> bool) -> Result<(), Unfilled> {
+        let fill = self.fill.as_ref();
+        fill.map_or(Ok(()), |fill| fill.wait(cancelled))
     }
 
     pub(crate) fn resume_devices(&self) {
@@ -139,6 +172,7 @@ impl Machine {
     /// go, the host's resources stay open.
     #[must_use]
     pub fn dismantle(self) -> HostResources {
+        self.retire();
         let Self {
             spec: _,
             vcpus,
@@ -150,6 +184,7 @@ impl Machine {
             watch,
             processors: _,
             mut host,
+            fill,
         } = self;
         for vcpu in &vcpus {
             // All are told first, so that they end together.
@@ -166,6 +201,8 @@ impl Machine {
             .filter_map(|function| Arc::into_inner(function.device))
             .map(VirtioPci::into_device)
             .collect();
+        // What the old guest would have found in its memory is nobody's business.
+        drop(fill);
         // They keep KVM's virtual machine alive.
         drop(stats);
         drop(vm);

@@ -17,7 +17,10 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use godwit_api::config::VmConfig;
-use godwit_migration::store::{self, Checksums, StoreError, Stored};
+use godwit_migration::memory::Region;
+use godwit_migration::store::{
+    self, Checksums, Fill, FillError, Lost, StoreError, Stored, Unfilled,
+};
 
 use crate::builder::BuildError;
 use crate::control::site::Site;
@@ -84,6 +87,18 @@ pub enum SnapshotError {
         #[source]
         source: StoreError,
     },
+    /// Memory is to be read from another snapshot first.
+    #[error("The guest's memory is not all here yet")]
+    Unfilled(#[from] Unfilled),
+    /// What the machine begins with is lost.
+    #[error("Could not load {}", path.display())]
+    Lost {
+        /// The memory file.
+        path: PathBuf,
+        /// What is lost.
+        #[source]
+        source: Lost,
+    },
     /// Memory could not be looked at.
     #[error(transparent)]
     Region(#[from] godwit_migration::memory::RegionError),
@@ -127,6 +142,8 @@ fn failed<'a>(
 /// There is a snapshot already, the file system is full, or the machine cannot
 /// be saved; what was written is removed.
 pub fn write(machine: &Machine, config: &VmConfig, folder: &Path) -> Result<Stored, SnapshotError> {
+    // What is absent for now would be taken for zeros.
+    machine.wait_filled(|| false)?;
     fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
     if [STATE, MEMORY, MACHINE]
         .iter()
@@ -176,8 +193,9 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
         .map_err(failed("write", path))
 }
 
-/// Makes a machine from `folder`; it is paused. With `prefault` all of its
-/// memory has pages before this returns, as its config says.
+/// Makes a machine from `folder`; it is paused. Its memory may still be on its
+/// way then; with `prefault` all of it has pages before this returns, as its
+/// config says.
 ///
 /// # Errors
 /// There is no snapshot, it is damaged, or this host cannot have the machine.
@@ -203,16 +221,21 @@ pub fn read(
     if let Some(missing) = missing.map_err(BuildError::from)? {
         return Err(SnapshotError::Features(missing));
     }
-    let machine = site.build_incoming(spec, MemorySource::Unfilled, &description)?;
-    let path = folder.join(MEMORY);
-    let file = File::open(&path).map_err(failed("open", &path))?;
-    let loaded = store::load(&regions(machine.host.memory.ram())?, &file, sums.as_ref());
-    let loaded = loaded.map_err(memory_error(&path))?;
-    tracing::info!("Read {} MiB of memory", loaded.data_bytes >> 20);
-    machine.restore(state, Elapsed::Skipped)?;
-    for function in &machine.functions {
-        function.device.with_device(|device| device.acquire())?;
+    let mut machine = site.build_incoming(spec, MemorySource::Unfilled, &description)?;
+    let memory = regions(machine.host.memory.ram())?;
+    let eager = prefault || machine.spec.memory.lock;
+    machine.fill = memory_from(folder, memory, sums, eager, site)?;
+    let taken_over = take_over(&machine, state);
+    if let Some(fill) = &machine.fill
+        && (taken_over.is_ok() || fill.is_lost())
+    {
+        // What came instead of lost memory may be why it failed.
+        fill.arm().map_err(|source| SnapshotError::Lost {
+            path: folder.join(MEMORY),
+            source,
+        })?;
     }
+    taken_over?;
     if prefault {
         let spec = &machine.spec;
         let cpus = spec.platform.emulator_cpus.as_ref();
@@ -223,6 +246,41 @@ pub fn read(
         machine.host.memory.lock()?;
     }
     Ok((machine, Box::new(definition)))
+}
+
+fn take_over(machine: &Machine, state: MachineV1) -> Result<(), SnapshotError> {
+    machine.restore(state, Elapsed::Skipped)?;
+    for function in &machine.functions {
+        function.device.with_device(|device| device.acquire())?;
+    }
+    Ok(())
+}
+
+/// Reads memory, or begins to: what fills it then is the answer. Only a process
+/// that maps memory as we do waits for what is absent, so no vhost-user back end
+/// may have it yet; this machine has none.
+fn memory_from(
+    folder: &Path,
+    regions: Vec<Region>,
+    sums: Option<Checksums>,
+    eager: bool,
+    site: &Site,
+) -> Result<Option<Fill>, SnapshotError> {
+    let path = folder.join(MEMORY);
+    let open = || File::open(&path).map_err(failed("open", &path));
+    let file = open()?;
+    if let (Some(sums), false) = (&sums, eager) {
+        match Fill::start(regions.clone(), open()?, sums.clone(), site.filled(&path)) {
+            Ok(fill) => return Ok(Some(fill)),
+            Err(FillError::Store(error)) => return Err(memory_error(&path)(error)),
+            Err(FillError::Unavailable(error)) => {
+                tracing::info!("All of memory is read before the guest goes on: {error}");
+            }
+        }
+    }
+    let loaded = store::load(&regions, &file, sums.as_ref()).map_err(memory_error(&path))?;
+    tracing::info!("Read {} MiB of memory", loaded.data_bytes >> 20);
+    Ok(None)
 }
 
 /// A snapshot's files but its memory, judged.

@@ -36,6 +36,11 @@ pub enum EventKind {
     Restoring,
     /// It is made.
     Restored,
+    /// All of the memory of a machine that was made from a folder is read; its
+    /// guest may have run before; `bytes`.
+    MemoryFilled,
+    /// Part of it cannot be read: the guest is stopped for good; `reason`.
+    MemoryLost,
     /// A device was added to the running machine; `id`, `bdf`.
     DeviceAdded,
     /// A device was taken away; `id`, `bdf`.
@@ -89,6 +94,8 @@ impl EventKind {
             Self::Snapshotted => ("vm", "snapshotted"),
             Self::Restoring => ("vm", "restoring"),
             Self::Restored => ("vm", "restored"),
+            Self::MemoryFilled => ("vm", "memory-filled"),
+            Self::MemoryLost => ("vm", "memory-lost"),
             Self::DeviceAdded => ("vm", "device-added"),
             Self::DeviceRemoved => ("vm", "device-removed"),
             Self::DeviceActivated => ("virtio-device", "activated"),

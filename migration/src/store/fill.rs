@@ -27,7 +27,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -44,6 +44,9 @@ use crate::userfault::Userfault;
 const LARGEST_UNIT: u64 = 4 << 20;
 /// How often a waiting caller looks whether it is to wait on.
 const GLANCE: Duration = Duration::from_millis(50);
+
+/// How long a read from the file may hold up the end of the machine.
+const STORAGE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Told how it ended, from the thread that fills.
 pub type Told = Box<dyn FnOnce(Result<Stored, Lost>) + Send>;
@@ -225,10 +228,21 @@ impl Fill {
 impl Drop for Fill {
     fn drop(&mut self) {
         self.shared.change(|state| state.stopping = true);
-        if let Some(thread) = self.thread.take() {
-            // A defect of it was told when it panicked.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let start = Instant::now();
+        while !thread.is_finished() {
+            if start.elapsed() > STORAGE_PATIENCE {
+                // It keeps the memory that it is about, and ends when it gets an
+                // answer.
+                tracing::warn!("The storage of a snapshot does not answer");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
+        // A defect of it was told when it panicked.
+        let _ = thread.join();
     }
 }
 

@@ -199,7 +199,9 @@ impl Control {
                 tracing::warn!("{error}");
             }
             let mut departure = Departure::new(machine, config, running);
-            let result = source::send(&mut departure, &to, &options, &progress, &asked);
+            let result = departure
+                .settle(&asked)
+                .and_then(|()| source::send(&mut departure, &to, &options, &progress, &asked));
             Done::Sent {
                 result,
                 departure: Box::new(departure),

@@ -16,6 +16,9 @@
 //! *Unsettled* is a guest that may run at the destination: the last word of a
 //! migration was lost. It is paused here, and an operator decides: `resume`
 //! claims it, `delete` gives it up.
+//!
+//! *Lost* is a guest whose memory was being read from a snapshot while it ran,
+//! and cannot be read to the end. It is stopped for good.
 
 use std::fmt;
 
@@ -36,6 +39,8 @@ pub enum Phase {
     Pausing,
     /// Its devices and vCPUs are let go on.
     Resuming,
+    /// Being taken apart.
+    Stopping,
     /// Its guest switched itself off.
     Shutdown,
     /// Being taken apart and built again.
@@ -50,6 +55,8 @@ pub enum Phase {
     Receiving,
     /// It may run elsewhere: see the module.
     Unsettled,
+    /// Part of its memory is lost: see the module.
+    Lost,
 }
 
 /// What a client can ask of it.
@@ -93,7 +100,7 @@ pub enum Verb {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Empty,
         Self::Created,
         Self::Booting,
@@ -108,6 +115,8 @@ impl Phase {
         Self::Unsettled,
         Self::Pausing,
         Self::Resuming,
+        Self::Lost,
+        Self::Stopping,
     ];
 
     /// As a reason for a refusal.
@@ -120,6 +129,8 @@ impl Phase {
             Self::Paused => "the VM is paused",
             Self::Pausing => "the VM is being paused",
             Self::Resuming => "the VM is being resumed",
+            Self::Stopping => "the VM is being shut down",
+            Self::Lost => "part of the VM's memory could not be read from its snapshot: delete it",
             Self::Shutdown => "the VM is shut down",
             Self::Rebooting => "the VM is rebooting",
             Self::Snapshotting => "a snapshot of the VM is being written",
@@ -194,6 +205,7 @@ impl Verb {
                 P::Paused,
                 P::Shutdown,
                 P::Unsettled,
+                P::Lost,
             ],
             Self::Pause | Self::PowerButton => &[P::Running],
             Self::Resume => &[P::Paused, P::Unsettled],
@@ -213,6 +225,8 @@ impl Verb {
                 P::Unsettled,
                 P::Pausing,
                 P::Resuming,
+                P::Lost,
+                P::Stopping,
             ],
         }
     }
@@ -279,24 +293,24 @@ mod tests {
     /// The whole table: rows are verbs, columns phases, in the order of `ALL`.
     const TABLE: [&str; 17] = [
         // Empty Created Booting Running Paused Shutdown Rebooting Snapshotting
-        // Restoring Sending Receiving Unsettled Pausing Resuming
-        "x.............", // create
-        ".x...x........", // boot
-        "...xx.........", // shutdown
-        "...xx.........", // reboot
-        "xx.xxx.....x..", // delete
-        "...x..........", // pause
-        "....x......x..", // resume
-        "...x..........", // power-button
-        ".xxxxxxxxx.xxx", // info
-        "...xx.........", // counters
-        ".x.xxx........", // add-net
-        ".x.xxx........", // remove-device
-        "....x.........", // snapshot
-        "x.............", // restore
-        "...xx.........", // send
-        "x.............", // receive
-        ".........xx...", // cancel
+        // Restoring Sending Receiving Unsettled Pausing Resuming Lost Stopping
+        "x...............", // create
+        ".x...x..........", // boot
+        "...xx...........", // shutdown
+        "...xx...........", // reboot
+        "xx.xxx.....x..x.", // delete
+        "...x............", // pause
+        "....x......x....", // resume
+        "...x............", // power-button
+        ".xxxxxxxxx.xxxxx", // info
+        "...xx...........", // counters
+        ".x.xxx..........", // add-net
+        ".x.xxx..........", // remove-device
+        "....x...........", // snapshot
+        "x...............", // restore
+        "...xx...........", // send
+        "x...............", // receive
+        ".........xx.....", // cancel
     ];
 
     #[test]

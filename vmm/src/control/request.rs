@@ -114,24 +114,16 @@ impl Control {
                 self.start_reboot(machine, Some(reply))
             }
             (Request::Shutdown, State::Running(machine) | State::Paused(machine)) => {
-                self.power_off(machine);
-                self.tell(EventKind::Shutdown);
-                reply.send(DONE);
-                Ok(State::Created)
+                self.start_stop(machine, Verb::Shutdown, reply)
             }
-            (Request::Delete, state) => {
-                if let State::Running(machine)
+            (
+                Request::Delete,
+                State::Running(machine)
                 | State::Paused(machine)
-                | State::Unsettled(machine) = state
-                {
-                    self.power_off(machine);
-                }
-                if self.definition.take().is_some() {
-                    self.tell(EventKind::Deleted);
-                }
-                reply.send(DONE);
-                Ok(State::Empty)
-            }
+                | State::Unsettled(machine)
+                | State::Lost(machine),
+            ) => self.start_stop(machine, Verb::Delete, reply),
+            (Request::Delete, _) => Ok(self.deleted(reply)),
             (Request::Pause, State::Running(machine)) => self.start_pause(machine, reply),
             (Request::Resume, State::Paused(machine) | State::Unsettled(machine)) => {
                 self.start_resume(machine, reply)
@@ -357,12 +349,15 @@ fn no_such_device(verb: Verb, id: &str) -> ApiError {
 fn shown(phase: Phase) -> VmState {
     match phase {
         Phase::Empty | Phase::Created | Phase::Booting | Phase::Receiving => VmState::Created,
-        Phase::Running | Phase::Pausing | Phase::Rebooting | Phase::Sending => VmState::Running,
+        Phase::Running | Phase::Pausing | Phase::Stopping | Phase::Rebooting | Phase::Sending => {
+            VmState::Running
+        }
         Phase::Paused
         | Phase::Resuming
         | Phase::Snapshotting
         | Phase::Restoring
-        | Phase::Unsettled => VmState::Paused,
+        | Phase::Unsettled
+        | Phase::Lost => VmState::Paused,
         Phase::Shutdown => VmState::Shutdown,
     }
 }

@@ -1,9 +1,10 @@
 //! Where a machine is built: what all builds need of the process.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use super::Event;
+use super::{Event, LostMemory};
 use crate::arch::cpuid;
 use crate::builder::{self, BuildError, Start, Told};
 use crate::host::{HostResources, MemorySource, Origin};
@@ -77,6 +78,17 @@ impl Site {
         let missing = cpuid::missing(promised, &here);
         let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
         Ok((!names.is_empty()).then(|| names.join(", ")))
+    }
+
+    /// Who is told how the filling of the machine's memory from `file` ended.
+    #[must_use]
+    pub fn filled(&self, file: &Path) -> godwit_migration::store::Told {
+        let (incarnation, events) = (self.incarnation, self.events.clone());
+        let file = file.to_owned();
+        Box::new(move |end| {
+            let end = end.map_err(|source| LostMemory { file, source });
+            let _ = events.send(Event::Filled { incarnation, end });
+        })
     }
 
     fn open(&self, spec: &MachineSpec, memory: MemorySource) -> Result<HostResources, BuildError> {

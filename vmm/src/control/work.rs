@@ -17,7 +17,7 @@ use godwit_migration::store::Stored;
 use super::answer::failed;
 use super::phase::{Phase, Verb};
 use super::site::Site;
-use super::{Control, Definition, Event, RunError, State};
+use super::{Control, Definition, Event, LostMemory, RunError, State};
 use crate::builder::BuildError;
 use crate::machine::Machine;
 use crate::migrate::{Arrival, Departure, Places};
@@ -66,6 +66,20 @@ pub enum Done {
         /// Who asked.
         reply: Reply,
     },
+    /// A machine was stopped whose memory is lost.
+    Lost {
+        /// The machine.
+        machine: Box<Machine>,
+        /// What is lost.
+        lost: LostMemory,
+    },
+    /// A machine was taken apart.
+    Stopped {
+        /// To be shut down, or deleted.
+        verb: Verb,
+        /// Who asked.
+        reply: Reply,
+    },
     /// A machine goes on.
     Resumed {
         /// The machine.
@@ -86,7 +100,7 @@ pub enum Done {
     Restored {
         /// What came of it.
         result: Result<(Box<Machine>, Box<Definition>), SnapshotError>,
-        /// Whether it is to go on at once.
+        /// Whether it was let go on at once.
         resume: bool,
         /// Who asked.
         reply: Reply,
@@ -211,6 +225,16 @@ impl Control {
                 reply.send(Ok(Response::Done));
                 Ok(State::Paused(machine))
             }
+            Done::Lost { machine, lost } => Ok(self.lost(machine, &lost)),
+            Done::Stopped { verb, reply } => {
+                self.taken_apart();
+                if verb == Verb::Delete {
+                    return Ok(self.deleted(reply));
+                }
+                self.tell(EventKind::Shutdown);
+                reply.send(Ok(Response::Done));
+                Ok(State::Created)
+            }
             Done::Resumed { machine, reply } => {
                 self.tell(EventKind::Resumed);
                 reply.send(Ok(Response::Done));
@@ -259,6 +283,29 @@ impl Control {
         })
     }
 
+    /// As for [`start_pause`](Self::start_pause).
+    pub(super) fn start_stop(
+        &mut self,
+        machine: Box<Machine>,
+        verb: Verb,
+        reply: Reply,
+    ) -> Result<State, RunError> {
+        self.start(Phase::Stopping, None, move || {
+            machine.retire();
+            drop(machine);
+            Done::Stopped { verb, reply }
+        })
+    }
+
+    /// There is no machine any more, and its description goes too.
+    pub(super) fn deleted(&mut self, reply: Reply) -> State {
+        if self.definition.take().is_some() {
+            self.tell(EventKind::Deleted);
+        }
+        reply.send(Ok(Response::Done));
+        State::Empty
+    }
+
     pub(super) fn start_resume(
         &mut self,
         machine: Box<Machine>,
@@ -297,8 +344,12 @@ impl Control {
         self.tell(EventKind::Restoring);
         self.start(Phase::Restoring, None, move || {
             let folder = request.source_url.path();
+            let result = snapshot::read(&site, folder, Places::taps(fds), request.prefault);
+            if let (Ok((machine, _)), true) = (&result, request.resume) {
+                machine.resume_after_pause();
+            }
             Done::Restored {
-                result: snapshot::read(&site, folder, Places::taps(fds), request.prefault),
+                result,
                 resume: request.resume,
                 reply,
             }
@@ -324,7 +375,6 @@ impl Control {
         self.tell(EventKind::Restored);
         reply.send(Ok(Response::Done));
         if resume {
-            machine.resume_after_pause();
             self.tell(EventKind::Resumed);
             State::Running(machine)
         } else {

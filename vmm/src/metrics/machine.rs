@@ -106,6 +106,8 @@ fn name(phase: Phase) -> &'static str {
         Phase::Sending => "sending",
         Phase::Receiving => "receiving",
         Phase::Unsettled => "unsettled",
+        Phase::Lost => "lost",
+        Phase::Stopping => "stopping",
     }
 }
 

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use godwit_api::config::VmConfig;
+use godwit_migration::cancel::Cancel;
 use godwit_migration::guest::{Cause, DirtyLog, LogStart, Source};
 use godwit_migration::memory::Region;
+use godwit_migration::phase::Phase;
+use godwit_migration::source::{GuestIs, SendError, SendFailure};
 
 use super::log::MachineLog;
 use super::regions;
@@ -43,6 +46,23 @@ impl Departure {
             log: None,
             stopped: false,
         }
+    }
+
+    /// Waits until all of its memory is here: only what is can travel.
+    ///
+    /// # Errors
+    /// Part of it is lost, or `cancel` was asked for.
+    pub fn settle(&self, cancel: &Cancel) -> Result<(), SendFailure> {
+        let Some(machine) = &self.machine else {
+            return Ok(());
+        };
+        machine
+            .wait_filled(|| cancel.is_cancelled())
+            .map_err(|unfilled| SendFailure {
+                phase: Phase::Connect,
+                guest: GuestIs::Here,
+                error: SendError::Describe(unfilled.into()),
+            })
     }
 
     /// Whether the guest ran when it was to leave.
