@@ -3,6 +3,7 @@
 //! Counters are atomics: threads add to them once a frame, and a reader never
 //! holds anybody up. Only the list of rounds is behind a lock, taken once a round.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -50,8 +51,19 @@ pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// What is told when it happens, beside what is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A guest announced itself to its destination.
+    Announced,
+    /// A round over memory begins, by its number.
+    Round(u32),
+}
+
+/// Who is told; from a thread of the migration, which it must not hold up.
+type Watcher = Box<dyn Fn(Step) + Send + Sync>;
+
 /// A migration's counters. Shared by its threads and its watchers.
-#[derive(Debug)]
 pub struct Progress {
     started: Moment,
     phase: AtomicU8,
@@ -81,6 +93,13 @@ pub struct Progress {
     /// The shortest round trip.
     pub(crate) round_trip_us: AtomicU64,
     rounds: Mutex<Vec<Round>>,
+    watcher: Option<Watcher>,
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Progress").field(&self.snapshot()).finish()
+    }
 }
 
 /// A reading of [`Progress`].
@@ -139,6 +158,7 @@ impl Default for Progress {
             total_us: zero(),
             round_trip_us: zero(),
             rounds: Mutex::new(Vec::new()),
+            watcher: None,
         }
     }
 }
@@ -148,6 +168,21 @@ impl Progress {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same; `watcher` is told of each step.
+    #[must_use]
+    pub fn watched(watcher: Watcher) -> Self {
+        Self {
+            watcher: Some(watcher),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn tell(&self, step: Step) {
+        if let Some(watcher) = &self.watcher {
+            watcher(step);
+        }
     }
 
     pub(crate) fn started(&self) -> Moment {

@@ -33,6 +33,9 @@ fn a_network_device_comes_and_goes() {
         bound.contains("virtio_net") && bound.contains(linux::MAC),
         "{bound}"
     );
+    let activated = r#""event":"activated","properties":{"id":"more"}"#;
+    let told = fs::read_to_string(&path).expect("events");
+    assert!(told.contains(activated), "{told}");
     guest.run("ip addr add 192.168.78.2/24 dev eth0; ip link set eth0 up");
     let ping = Command::new("ping")
         .args([

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod ctl;
+mod events;
 mod kill;
 mod lazy;
 mod life;

@@ -25,7 +25,7 @@ use crate::guest::{Destination, Prepared, Refusal};
 use crate::memory::{PAGE, Region};
 use crate::options::Options;
 use crate::phase::Phase;
-use crate::stats::{Moment, Progress, Snapshot, micros};
+use crate::stats::{Moment, Progress, Snapshot, Step, micros};
 use crate::wire::message::{Description, Hello, Message, Role, Verdict};
 use crate::wire::{HEADER_BYTES, Header, VERSIONS, choose_version};
 
@@ -152,6 +152,7 @@ impl<D: Destination> Driver<'_, D> {
     ) -> Result<(), ReceiveError> {
         self.progress.enter(Phase::Describe);
         self.agree(hello)?;
+        self.progress.tell(Step::Announced);
         let data = self.accept_streams(hello, next)?;
         let regions = self.prepare()?.regions;
         // hugetlbfs takes no writes, and warm memory gains nothing by them.

@@ -15,7 +15,7 @@ use crate::guest::{DirtyLog, LogStart, Source};
 use crate::memory::{PAGE, Region};
 use crate::options::AtTimeout;
 use crate::precopy::{Decision, Forecast, Limits, Round};
-use crate::stats::{Moment, micros};
+use crate::stats::{Moment, Step, micros};
 use crate::wire::FRAME_PAGES;
 use crate::wire::message::{EXTENTS_PER_FRAME, Extent, Message};
 
@@ -173,6 +173,7 @@ impl<S: Source> Driver<'_, S> {
         let scanned = self.progress.scanned.load(Ordering::Relaxed);
         let end = scanned.saturating_add(work.pages * PAGE);
         self.progress.round_end.store(end, Ordering::Relaxed);
+        self.progress.tell(Step::Round(number));
         senders.post(Arc::clone(&work));
         let deadline = match self.options.at_timeout {
             AtTimeout::Cancel => Some(self.options.timeout),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use godwit_api::error::{ApiError, ErrorChain, ErrorKind};
-use godwit_api::events::{Event as Told, EventKind};
+use godwit_api::events::{Event as Told, EventKind, EventSender};
 use godwit_api::handler::{Outcome as Answered, Reply};
 use godwit_api::request::{
     Endpoint, NetFds, ReceiveMigration, Request, SendMigration, TimeoutStrategy, ZeroLines,
@@ -18,7 +18,7 @@ use godwit_migration::channel::Listener;
 use godwit_migration::destination::{self, Arrived, ReceiveError};
 use godwit_migration::options::{AtTimeout, Options, ZeroLines as Lines};
 use godwit_migration::source::{self, Outcome, SendFailure};
-use godwit_migration::stats::Progress;
+use godwit_migration::stats::{Progress, Step};
 
 use super::answer::failed;
 use super::phase::{Phase, Verb};
@@ -38,11 +38,21 @@ pub(crate) struct Migration {
 }
 
 impl Migration {
-    fn new(role: MigrationRole) -> Self {
+    fn new(role: MigrationRole, monitor: Option<EventSender>) -> Self {
+        let progress = Progress::watched(Box::new(move |step| {
+            if let Some(monitor) = &monitor {
+                monitor.send(match step {
+                    Step::Announced => EventKind::MigrationReceiveStarted.into(),
+                    Step::Round(number) => {
+                        Told::from(EventKind::MigrationMemoryIteration).with("id", number)
+                    }
+                });
+            }
+        }));
         Self {
             role,
             status: MigrationStatus::Ongoing,
-            progress: Arc::new(Progress::new()),
+            progress: Arc::new(progress),
             error: ErrorChain::default(),
         }
     }
@@ -186,7 +196,7 @@ impl Control {
                 return Ok(back(machine));
             }
         };
-        let migration = Migration::new(MigrationRole::Source);
+        let migration = Migration::new(MigrationRole::Source, self.monitor.clone());
         let progress = Arc::clone(&migration.progress);
         self.migration = Some(migration);
         self.watched = false;
@@ -194,6 +204,8 @@ impl Control {
         let cpus = machine.spec.platform.migration_cpus.clone();
         let (to, options) = (address(&request.destination_url), options(&request));
         let asked = cancel.clone();
+        // Told first: its rounds are told by the worker.
+        self.tell(EventKind::MigrationStarted);
         let state = self.start(Phase::Sending, Some(cancel), move || {
             if let Some(Err(error)) = cpus.map(|cpus| affinity::place_current("migration", &cpus)) {
                 tracing::warn!("{error}");
@@ -207,7 +219,6 @@ impl Control {
                 departure: Box::new(departure),
             }
         })?;
-        self.tell(EventKind::MigrationStarted);
         reply.send(Ok(Response::Done));
         Ok(state)
     }
@@ -306,7 +317,7 @@ impl Control {
                 return Ok(state);
             }
         };
-        let migration = Migration::new(MigrationRole::Destination);
+        let migration = Migration::new(MigrationRole::Destination, self.monitor.clone());
         let progress = Arc::clone(&migration.progress);
         self.migration = Some(migration);
         self.tell(EventKind::MigrationReceiveReady);

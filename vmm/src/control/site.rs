@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use godwit_api::events::EventSender;
+
 use super::{Event, LostMemory};
 use crate::arch::cpuid;
 use crate::builder::{self, BuildError, Start, Told};
@@ -18,6 +20,7 @@ pub struct Site {
     pub(super) events: Sender<Event>,
     pub(super) incarnation: u64,
     pub(super) home: CpuSet,
+    pub(super) monitor: Option<EventSender>,
 }
 
 impl Site {
@@ -43,6 +46,7 @@ impl Site {
         start: Start<'_>,
     ) -> Result<Box<Machine>, BuildError> {
         let machine = builder::build(spec, host, start, self.told())?;
+        self.follow(&machine);
         machine.resume();
         Ok(Box::new(machine))
     }
@@ -60,6 +64,7 @@ impl Site {
         let host = self.open(&spec, memory)?;
         let start = Start::Incoming(description);
         let machine = builder::build(&Arc::new(spec), host, start, self.told())?;
+        self.follow(&machine);
         Ok(Box::new(machine))
     }
 
@@ -89,6 +94,12 @@ impl Site {
             let end = end.map_err(|source| LostMemory { file, source });
             let _ = events.send(Event::Filled { incarnation, end });
         })
+    }
+
+    fn follow(&self, machine: &Machine) {
+        if let Some(monitor) = &self.monitor {
+            machine.watch.tell(monitor.clone());
+        }
     }
 
     fn open(&self, spec: &MachineSpec, memory: MemorySource) -> Result<HostResources, BuildError> {

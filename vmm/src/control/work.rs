@@ -131,6 +131,7 @@ impl Control {
             events: self.events.clone(),
             incarnation: self.incarnation,
             home: self.home.clone(),
+            monitor: self.monitor.clone(),
         }
     }
 

@@ -49,6 +49,7 @@ use crate::pci::{ConfigSpace, Identity, Msix, PciFunction, ids};
 
 pub use self::queue::QueueError;
 pub use self::state::{QueueV1, RestoreError, VirtioPciV1};
+pub use self::transport::{DriverMove, DriverWatch};
 
 /// A device could not be put behind PCI.
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +195,7 @@ impl VirtioPci {
             bar: None,
             running: None,
             paused: false,
+            watch: None,
         };
         Ok(Self {
             function: Mutex::new(Function {
@@ -204,6 +206,11 @@ impl VirtioPci {
             }),
             notifier,
         })
+    }
+
+    /// Tells `watch` from now on what drivers do with the device.
+    pub fn watch_driver(&self, watch: DriverWatch) {
+        self.lock().transport.watch = Some(watch);
     }
 
     fn lock(&self) -> MutexGuard<'_, Function> {

@@ -82,6 +82,40 @@ fn a_driver_brings_the_device_up_and_resets_it() {
 }
 
 #[test]
+fn what_a_driver_does_is_told_once() {
+    let guest = PciGuest::new();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    guest.functions[0].1.watch_driver(Box::new(move |id, what| {
+        tell.lock().unwrap().push((id.to_owned(), what));
+    }));
+    let took = || -> Vec<_> {
+        told.lock()
+            .unwrap()
+            .drain(..)
+            .map(|(_, what)| what)
+            .collect()
+    };
+    // A driver begins with a reset, of a device that nobody has set up.
+    put(&guest, STATUS, &[0]);
+    assert_eq!(took(), []);
+    guest.bring_up(NET, 0);
+    assert_eq!(took(), [DriverMove::Activated]);
+    // A pause is not the driver's doing, nor is what follows it.
+    guest.functions[0].1.pause().unwrap();
+    guest.functions[0].1.resume();
+    assert_eq!(took(), []);
+    put(&guest, STATUS, &[0]);
+    put(&guest, STATUS, &[0]);
+    assert_eq!(took(), [DriverMove::Reset]);
+    // One that does not start was not activated.
+    guest.logs[0].lock().unwrap().fail_activate = true;
+    guest.bring_up(NET, 0);
+    assert_eq!(took(), []);
+    guest.finish();
+}
+
+#[test]
 fn features_are_agreed_on_or_refused() {
     let guest = PciGuest::new();
     let negotiate = |low: u32, high: u32| {

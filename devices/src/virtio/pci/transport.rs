@@ -1,6 +1,7 @@
 //! The life of the device behind the transport: started when the driver is
 //! ready, stopped and forgotten by a reset, stopped and kept by a pause.
 
+use std::fmt;
 use std::sync::Arc;
 
 use vm_memory::GuestAddress;
@@ -13,7 +14,18 @@ use crate::GuestRam;
 use crate::irq::MsiVectors;
 use crate::virtio::{Activation, ConfigChange, Ring, StopError, VirtioDevice};
 
-#[derive(Debug)]
+/// What a driver did with a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverMove {
+    /// It has set the device up, and the device serves its rings.
+    Activated,
+    /// It has reset the device, which it had set up before.
+    Reset,
+}
+
+/// Who is told, from the thread of a vCPU, which it must not hold up.
+pub type DriverWatch = Box<dyn Fn(&str, DriverMove) + Send + Sync>;
+
 pub struct Transport {
     pub device: Box<dyn VirtioDevice>,
     pub memory: Arc<GuestRam>,
@@ -27,6 +39,18 @@ pub struct Transport {
     /// The indices of the queues that the device serves, while it does.
     pub running: Option<Vec<u16>>,
     pub paused: bool,
+    pub watch: Option<DriverWatch>,
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport")
+            .field("device", &self.device)
+            .field("common", &self.common)
+            .field("running", &self.running)
+            .field("paused", &self.paused)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Transport {
@@ -38,6 +62,9 @@ impl Transport {
             Effect::DriverOk => {
                 self.start();
                 self.place_bells();
+                if self.running.is_some() {
+                    self.tell(DriverMove::Activated);
+                }
             }
             Effect::Vector(queue) => self.move_vector(queue),
             Effect::BadQueue(queue, error) => {
@@ -143,8 +170,17 @@ impl Transport {
         }
     }
 
+    fn tell(&self, driver_move: DriverMove) {
+        if let Some(watch) = &self.watch {
+            watch(self.device.id(), driver_move);
+        }
+    }
+
     /// The registers are reset already; so is the device after this.
     fn reset(&mut self) {
+        if self.running.is_some() {
+            self.tell(DriverMove::Reset);
+        }
         self.halt_and_log();
         // Stopping may have failed, and written registers again.
         self.common.reset();
