@@ -135,12 +135,31 @@ impl Page {
     /// The page as text, in ASCII.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut text = String::new();
+        // The page of a large machine has most of a megabyte: it is not to be
+        // moved as it grows.
+        let lines: usize = self
+            .families
+            .iter()
+            .map(|(_, samples)| lines(samples))
+            .sum();
+        let mut text = String::with_capacity(lines * LINE_BYTES);
         for (family, samples) in &self.families {
             text::write_family(&mut text, family, samples);
         }
         text
     }
+}
+
+/// A line with a few labels, in bytes; more or less.
+const LINE_BYTES: usize = 96;
+
+/// How many lines a family takes.
+fn lines(samples: &Samples) -> usize {
+    let of = |sample: &Sample| match sample {
+        Sample::Number(_) => 1,
+        Sample::Histogram(histogram) => histogram.buckets.len() + 3,
+    };
+    2 + samples.values().map(of).sum::<usize>()
 }
 
 #[cfg(test)]

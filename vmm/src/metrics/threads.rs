@@ -1,7 +1,9 @@
 //! The threads of this process: who uses CPUs, who waits for one.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
 
 use godwit_api::metrics::{Family, Page};
 
@@ -87,16 +89,26 @@ pub struct ThreadFacts {
 pub(super) fn gather() -> Vec<ThreadFacts> {
     let own = std::process::id().to_string();
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
+    // A large machine has hundreds of these files, and what costs is the calls:
+    // each file comes with one read.
+    let mut buffer = [0; 4096];
     let threads = tasks.flatten().filter_map(|task| {
         let folder = task.path();
+        let mut read = |name| read_at_once(&folder.join(name), &mut buffer);
         Some(ThreadFacts {
             is_first: task.file_name() == *own,
-            stat: fs::read_to_string(folder.join("stat")).ok()?,
-            status: fs::read_to_string(folder.join("status")).ok()?,
-            schedstat: fs::read_to_string(folder.join("schedstat")).unwrap_or_default(),
+            stat: read("stat")?,
+            status: read("status")?,
+            schedstat: read("schedstat").unwrap_or_default(),
         })
     });
     threads.collect()
+}
+
+/// A file that one read gives whole, or what of it fits.
+fn read_at_once(path: &Path, buffer: &mut [u8]) -> Option<String> {
+    let length = File::open(path).ok()?.read(buffer).ok()?;
+    Some(String::from_utf8_lossy(buffer.get(..length)?).into_owned())
 }
 
 /// Field `number` of a `stat` file, from 3 on (proc_pid_stat(5)).
