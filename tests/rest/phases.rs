@@ -6,12 +6,16 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use serde_json::json;
 
 use crate::support::config::{Config, GIB, Image};
 use crate::support::daemon::Daemon;
+use crate::support::gate::{Gate, Rule};
+use crate::support::namespace::apart;
 use crate::support::process::PATIENCE;
+use crate::support::proxy::{Act, HANDOVER, Proxy};
 use crate::support::scrape::{has, scrape, state, value};
 use crate::support::scratch::Scratch;
 
@@ -239,6 +243,103 @@ fn while_a_guest_leaves_and_another_comes() {
     source.wait_until("goes on", |source| source.output().beats().len() > before);
     source.shut_down();
     destination.shut_down();
+}
+
+/// The kernel is behind a gate, and a reboot reads it again.
+#[test]
+fn while_a_guest_reboots() {
+    apart(|| {
+        let scratch = Scratch::new();
+        let [behind, place] = ["behind", "place"].map(|name| {
+            let folder = scratch.file(name);
+            std::fs::create_dir(&folder).expect("a folder");
+            folder
+        });
+        std::fs::copy(Image::Pvh.path(), behind.join("kernel")).expect("copying the kernel");
+        let gate = Gate::open(&behind, &place);
+        let mut daemon = Daemon::start();
+        daemon.create(Config::new("beat_every=1000").with(json!({
+            "payload": {"kernel": place.join("kernel")},
+        })));
+        daemon.put("vm.boot");
+        daemon.wait_line("boot", 1);
+        gate.rule("kernel", Rule::Hold);
+        let reboot = ask(&daemon, "vm.reboot", "");
+        daemon.wait_until("reads its kernel", |_| gate.held() > 0);
+        refuses_all_but(&mut daemon, &[], "rebooting", "the VM is rebooting");
+        assert_eq!(daemon.state(), "Running");
+        is_pending(&reboot);
+        // What cannot wait is done afterwards.
+        let shutdown = ask(&daemon, "vmm.shutdown", "");
+        daemon.get("vmm.ping").expect("a ping");
+        is_pending(&shutdown);
+        gate.rule("kernel", Rule::Pass);
+        assert!(answer(reboot).starts_with("HTTP/1.1 204 "));
+        assert!(answer(shutdown).starts_with("HTTP/1.1 200 "));
+        daemon.ended(0);
+    });
+}
+
+/// Only what needs no guest is legal with one that switched itself off.
+#[test]
+fn with_a_guest_that_switched_itself_off() {
+    let mut daemon = Daemon::start_in(Scratch::new(), &["--no-shutdown"]);
+    daemon.create(Config::new("beats=1 poweroff"));
+    daemon.put("vm.boot");
+    daemon.wait_until("is off", |daemon| daemon.state() == "Shutdown");
+    let legal = ["vm.boot", "vm.delete", "vm.add-net", "vm.remove-device"];
+    refuses_all_but(&mut daemon, &legal, "shutdown", "the VM is shut down");
+    // Those are understood, and what they name is looked for.
+    let (status, chain) = daemon.refused("vm.remove-device", r#"{"id": "nobody"}"#);
+    assert_eq!(status, 404, "{chain:?}");
+    daemon.put_json("vm.add-net", r#"{"id": "n0", "tap": "gwnone"}"#);
+    daemon.put_json("vm.remove-device", r#"{"id": "n0"}"#);
+    daemon.put("vm.boot");
+    daemon.wait_until("is off again", |daemon| daemon.state() == "Shutdown");
+    daemon.put("vm.delete");
+    daemon.create(Config::new("halt"));
+    daemon.shut_down();
+}
+
+/// Nobody says whether the guest ran at the destination before that died.
+#[test]
+fn with_a_guest_that_may_run_elsewhere() {
+    let mut source = Daemon::start();
+    source.create(Config::new("fill=64K verify pages=1 beat_every=10000"));
+    source.put("vm.boot");
+    source.wait_line("filled", 1);
+    for claim in ["vm.resume", "vm.delete"] {
+        let mut destination = Daemon::start();
+        let far = destination.scratch.file("far.sock");
+        let near = destination.scratch.file("near.sock");
+        let url = |path: &Path| format!("unix:{}", path.display());
+        let receive = json!({"receiver_url": url(&far)}).to_string();
+        let receive = ask(&destination, "vm.receive-migration", &receive);
+        destination.wait_until("listens", |_| far.exists());
+        let proxy = Proxy::start(&near, &far, HANDOVER, Act::Hold);
+        let send = json!({"destination_url": url(&near)}).to_string();
+        source.put_json("vm.send-migration", &send);
+        proxy.wait();
+        destination.process.signal(Signal::SIGKILL);
+        assert_eq!(destination.process.wait().signal, Some(9));
+        drop(receive);
+        proxy.release();
+        source.wait_until("it is unsettled", |source| {
+            state(&scrape(&source.socket())) == "unsettled"
+        });
+        let reason = "the VM may run at the destination of its last migration";
+        let legal = ["vm.resume", "vm.delete"];
+        refuses_all_but(&mut source, &legal, "unsettled", reason);
+        assert_eq!(source.state(), "Paused");
+        let passes = source.output().all("pass").len();
+        source.put(claim);
+        if claim == "vm.resume" {
+            source.wait_line("pass", passes + 2);
+            source.output().assert_sound();
+        }
+    }
+    source.create(Config::new("halt"));
+    source.shut_down();
 }
 
 /// Metrics answer in each phase that lasts, and show the machine while there is one.
