@@ -30,7 +30,8 @@ struct Stage {
 impl Stage {
     fn new(cmdline: &str) -> Self {
         let mut command = Command::new(process::binary());
-        command.args(["-v"]);
+        // As clients of the peer start it.
+        command.args(["-v", "--seccomp", "false"]);
         Self::with(cmdline, command)
     }
 
