@@ -39,6 +39,17 @@ fn unknown_flag() {
 }
 
 #[test]
+fn a_filter_of_system_calls() {
+    for asked in ["true", "log"] {
+        usage(
+            &["--seccomp", asked, "run", "vm.json"],
+            &["--seccomp", "no filter of system calls yet", "leave it out"],
+        );
+    }
+    usage(&["--seccomp=maybe", "run", "vm.json"], &["expected false"]);
+}
+
+#[test]
 fn unknown_command() {
     usage(&["rum", "vm.json"], &["rum", "run"]);
 }

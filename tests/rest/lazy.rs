@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,8 @@ use super::phases::{answer, ask, is_pending, refuses_all_but};
 use super::snapshot::{JUDGE, Shelf};
 use crate::support::daemon::Daemon;
 use crate::support::gate::{Gate, Rule};
-use crate::support::namespace::apart;
+use crate::support::namespace::{apart, run};
+use crate::support::process;
 use crate::support::scrape::{scrape, state};
 use crate::support::scratch::Scratch;
 
@@ -27,6 +29,24 @@ struct Stage {
 
 impl Stage {
     fn new(cmdline: &str) -> Self {
+        let mut command = Command::new(process::binary());
+        // As clients of the peer start it.
+        command.args(["-v", "--seccomp", "false"]);
+        Self::with(cmdline, command)
+    }
+
+    /// One that may not serve faults by the system call: `CAP_SYS_PTRACE` and the sysctl
+    /// `vm.unprivileged_userfaultfd` would allow it.
+    fn unprivileged(cmdline: &str) -> Self {
+        let allowed = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+        assert_eq!(allowed.expect("a kernel with userfaultfd"), "0\n");
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-sys_ptrace"]);
+        command.args([process::binary(), "-v".into()]);
+        Self::with(cmdline, command)
+    }
+
+    fn with(cmdline: &str, mut command: Command) -> Self {
         let shelf = Shelf::filled(cmdline);
         let place = shelf.0.file("gate");
         fs::create_dir(&place).expect("a folder");
@@ -34,7 +54,9 @@ impl Stage {
         let scratch = Scratch::new();
         let events = scratch.file("events");
         let argument = format!("path={}", events.display());
-        let daemon = Daemon::start_in(scratch, &["--event-monitor", &argument]);
+        command.arg("--api-socket").arg(scratch.file("api.sock"));
+        command.args(["--event-monitor", &argument]);
+        let daemon = Daemon::spawn(scratch, command);
         Self {
             daemon,
             gate,
@@ -245,6 +267,43 @@ fn a_guest_whose_memory_is_lost_is_stopped_for_good() {
         stage.restore(json!({"resume": true}));
         stage.is_sound();
         stage.daemon.shut_down();
+    });
+}
+
+/// Its administrator gave it the device instead.
+#[test]
+fn without_the_privilege_by_the_device() {
+    apart(|| {
+        let mut stage = Stage::unprivileged(JUDGE);
+        stage.gate.rule(MEMORY, Rule::Hold);
+        stage.restore(json!({"resume": true}));
+        let gate = &stage.gate;
+        stage.daemon.wait_until("reads", |_| gate.held() > 0);
+        stage.gate.rule(MEMORY, Rule::Pass);
+        stage.is_sound();
+        stage.daemon.shut_down();
+    });
+}
+
+#[test]
+fn where_faults_cannot_be_served_all_is_read_before() {
+    apart(|| {
+        run("mount", &["--bind", "/dev/null", "/dev/userfaultfd"]);
+        let mut stage = Stage::unprivileged(JUDGE);
+        stage.gate.rule(MEMORY, Rule::Hold);
+        let body = stage.restore_body(json!({"resume": true}));
+        let restore = ask(&stage.daemon, "vm.restore", &body);
+        let gate = &stage.gate;
+        stage.daemon.wait_until("reads", |_| gate.held() > 0);
+        assert_eq!(state(&scrape(&stage.daemon.socket())), "restoring");
+        is_pending(&restore);
+        stage.gate.rule(MEMORY, Rule::Pass);
+        assert!(answer(restore).starts_with("HTTP/1.1 204 "));
+        stage.is_sound();
+        assert_eq!(stage.event("memory-filled"), None);
+        let said = stage.daemon.shut_down().stderr;
+        let why = "All of memory is read before the guest goes on";
+        assert!(said.contains(why), "{said}");
     });
 }
 

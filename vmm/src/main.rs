@@ -70,8 +70,32 @@ struct Arguments {
     #[arg(long, global = true)]
     no_shutdown: bool,
 
+    /// Whether a filter of system calls holds this process: `false` is all there is.
+    #[arg(long, value_name = "false", global = true, default_value = "false")]
+    seccomp: NoFilter,
+
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+/// The filter that there is not. Clients of the peer ask for that.
+#[derive(Clone, Copy, Debug)]
+struct NoFilter;
+
+impl FromStr for NoFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "false" => Ok(Self),
+            "true" | "log" => Err(
+                "godwit has no filter of system calls yet: leave it out, or let the service \
+                 manager set one (systemd: SystemCallFilter=)"
+                    .to_owned(),
+            ),
+            _ => Err("expected false".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
