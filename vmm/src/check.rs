@@ -16,7 +16,7 @@
 //! is [`State::NoPermission`] or [`State::Unknown`], with the file that it is
 //! about.
 
-mod cases;
+mod case;
 mod config;
 mod cpu;
 pub mod facts;
@@ -39,7 +39,7 @@ mod words;
 use std::path::Path;
 use std::time::Duration;
 
-pub use cases::Case;
+pub use case::Case;
 use facts::Facts;
 pub use item::{Group, How, Item, Mend, State, Verdict, Write};
 use report::Report;

@@ -1,9 +1,9 @@
 //! The kernel and its command line.
 
-use super::cases::{Case, cpus_text, unnamed};
+use super::case::{Case, cpus_text, unnamed};
 use super::facts::{Fact, Unread, seen};
 use super::item::{Group, How, Item, Mend, Verdict, Write};
-use super::words::{mask, some_of};
+use super::words::mask;
 use crate::spec::{CpuSet, HostCpu, PageSize};
 
 const ISOLATED: &str = "sys/devices/system/cpu/isolated";
@@ -17,7 +17,6 @@ const WATCHDOG_CPUS: &str = "proc/sys/kernel/watchdog_cpumask";
 const RT_RUNTIME: &str = "proc/sys/kernel/sched_rt_runtime_us";
 const TIMER_MIGRATION: &str = "proc/sys/kernel/timer_migration";
 const WORKQUEUE: &str = "sys/devices/virtual/workqueue/cpumask";
-const WRITEBACK: &str = "sys/devices/virtual/workqueue/writeback/cpumask";
 const VERSION: &str = "proc/sys/kernel/version";
 const REALTIME: &str = "sys/kernel/realtime";
 
@@ -176,14 +175,13 @@ pub(super) const ROWS: &[Item] = &[
     Item {
         id: "workqueues",
         group: Group::Kernel,
-        reads: &[WORKQUEUE, WRITEBACK],
+        reads: &[WORKQUEUE],
         judge: workqueues,
         why: "the kernel's deferred work runs on any CPU of its mask",
-        mend: &[
-            Mend::write("echo {mask} > /sys/devices/virtual/workqueue/cpumask"),
-            Mend::write("echo {mask} > /sys/devices/virtual/workqueue/writeback/cpumask"),
-        ],
-        fix: Some(fix_workqueues),
+        mend: &[Mend::write(
+            "echo {mask} > /sys/devices/virtual/workqueue/cpumask",
+        )],
+        fix: Some(|case| vec![Write::new(WORKQUEUE, mask(&case.others()))]),
     },
     Item {
         id: "iommu",
@@ -488,48 +486,18 @@ fn timer_migration(case: &Case<'_>) -> Fact<Verdict> {
     })
 }
 
-/// The masks that take in CPUs of vCPUs, and those CPUs.
-fn open_workqueues(case: &Case<'_>, cpus: &CpuSet) -> Fact<(Vec<&'static str>, CpuSet)> {
-    let mut open = Vec::new();
-    let mut shared = CpuSet::new();
-    for path in [WORKQUEUE, WRITEBACK] {
-        let mask = match case.facts.mask(path) {
-            Err(Unread::Missing { .. }) if path == WRITEBACK => continue,
-            mask => mask?,
-        };
-        let both: CpuSet = mask.intersection(cpus).copied().collect();
-        if !both.is_empty() {
-            open.push(path);
-            shared.extend(both);
-        }
-    }
-    Ok((open, shared))
-}
-
+/// Masks of single workqueues are cut down to this one.
 fn workqueues(case: &Case<'_>) -> Fact<Verdict> {
     let Some(cpus) = case.cpus() else {
         return Ok(unnamed());
     };
-    let (open, shared) = open_workqueues(case, cpus)?;
-    let short = |path: &&str| path.trim_start_matches("sys/devices/virtual/").to_owned();
-    Ok(if open.is_empty() {
+    let mask = case.facts.mask(WORKQUEUE)?;
+    let both: CpuSet = mask.intersection(cpus).copied().collect();
+    Ok(if both.is_empty() {
         Verdict::good("other CPUs only")
     } else {
-        Verdict::bad(format!(
-            "{} take in {}",
-            some_of(open.iter().map(short)),
-            cpus_text(&shared)
-        ))
+        Verdict::bad(format!("run on {}, too", cpus_text(&both)))
     })
-}
-
-fn fix_workqueues(case: &Case<'_>) -> Vec<Write> {
-    let open = open_workqueues(case, &case.guest.cpus);
-    let open = open.map(|(open, _)| open).unwrap_or_default();
-    let others = mask(&case.others());
-    open.into_iter()
-        .map(|path| Write::new(path, &*others))
-        .collect()
 }
 
 fn iommu(case: &Case<'_>) -> Fact<Verdict> {

@@ -275,7 +275,6 @@ fn an_amd_host_is_told_what_is_left_to_do() {
             ("skew-tick", Warning),
             ("rt-throttling", Warning),
             ("timer-migration", Warning),
-            ("workqueues", Bad),
             ("default-huge-page", Warning),
             ("device-interrupts", Warning),
             ("new-interrupts", Warning),
@@ -297,13 +296,6 @@ fn an_amd_host_is_told_what_is_left_to_do() {
         "device-interrupts",
         Warning,
         &["40 mlx5_comp2@pci:0000:c1:00.0 (0)"],
-    );
-    // One of the two masks is right already.
-    finds(
-        &report,
-        "workqueues",
-        Bad,
-        &["workqueue/writeback/cpumask take in"],
     );
     finds(&report, "c-states", State::Good, &["/dev/cpu_dma_latency"]);
     // The other maker's modules are none of its concern.
