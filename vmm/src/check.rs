@@ -24,6 +24,7 @@ pub mod fix;
 pub mod guest;
 mod idle;
 mod interrupts;
+mod isolation;
 mod item;
 mod kernel;
 mod kvm;
@@ -49,6 +50,7 @@ pub fn table() -> impl Iterator<Item = &'static Item> {
     [
         config::ROWS,
         cpu::ROWS,
+        isolation::ROWS,
         kernel::ROWS,
         runtime::ROWS,
         kvm::ROWS,

@@ -153,6 +153,7 @@ impl Facts {
     /// # Errors
     /// It is not there, may not be read, or is not one that was read.
     pub fn file(&self, path: &str) -> Fact<&str> {
+        debug_assert!(self.files.contains_key(path), "no row reads {path}");
         match self.files.get(path) {
             Some(fact) => seen(fact).map(String::as_str),
             None => Err(Unread::missing(path)),
@@ -224,6 +225,7 @@ impl Facts {
     /// # Errors
     /// Why not.
     pub fn device(&self, path: &str) -> Fact<()> {
+        debug_assert!(self.devices.contains_key(path), "no row reads {path}");
         match self.devices.get(path) {
             Some(fact) => fact.clone(),
             None => Err(Unread::missing(path)),
