@@ -26,6 +26,11 @@ fn arguments_that_do_not_go_together() {
     refused(&check(&["--config", "x", "--cpus", "1"]), 2, &["--cpus"]);
     refused(&check(&["--cpus", "3-1"]), 2, &["3-1", "2-5,8"]);
     refused(&check(&["--cpus", ""]), 2, &["2-5,8"]);
+    refused(
+        &check(&["--cpus", "0,7000"]),
+        2,
+        &["CPU 7000 is not online"],
+    );
     refused(&check(&["--interval=-1"]), 2, &["--interval"]);
     refused(&check(&["--interval", "600001"]), 2, &["600000"]);
 }

@@ -16,7 +16,7 @@
 //! is [`State::NoPermission`] or [`State::Unknown`], with the file that it is
 //! about.
 
-mod cases;
+mod case;
 mod config;
 mod cpu;
 pub mod facts;
@@ -24,6 +24,7 @@ pub mod fix;
 pub mod guest;
 mod idle;
 mod interrupts;
+mod isolation;
 mod item;
 mod kernel;
 mod kvm;
@@ -39,7 +40,7 @@ mod words;
 use std::path::Path;
 use std::time::Duration;
 
-pub use cases::Case;
+pub use case::Case;
 use facts::Facts;
 pub use item::{Group, How, Item, Mend, State, Verdict, Write};
 use report::Report;
@@ -49,6 +50,7 @@ pub fn table() -> impl Iterator<Item = &'static Item> {
     [
         config::ROWS,
         cpu::ROWS,
+        isolation::ROWS,
         kernel::ROWS,
         runtime::ROWS,
         kvm::ROWS,

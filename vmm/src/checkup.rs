@@ -12,7 +12,7 @@ use godwit::check::fix::{self, Back, Change, Fixed, Made, Plan, Undone};
 use godwit::check::guest::{Files, Guest};
 use godwit::check::report::{Detail, Look, Outcome, Report};
 use godwit::check::{self, Case, page};
-use godwit::spec::HostCpu;
+use godwit::spec::{CpuSet, HostCpu, format_cpu_list};
 use godwit_api::config::VmConfig;
 use rustix::stdio::stdout;
 use rustix::termios::tcgetwinsize;
@@ -84,7 +84,7 @@ pub struct Checkup {
 
 /// CPUs by number.
 #[derive(Clone, Debug)]
-struct Cpus(godwit::spec::CpuSet);
+struct Cpus(CpuSet);
 
 fn cpus(text: &str) -> Result<Cpus, String> {
     match parse_list(text, HostCpu(0)) {
@@ -145,8 +145,8 @@ pub fn main(checkup: &Checkup, verbose: u8) -> Result<ExitCode, CheckupError> {
     } else {
         None
     };
-    let facts = read(checkup);
-    let guest = guest(checkup, config, &facts);
+    let facts = check::read(&checkup.root, Duration::from_millis(checkup.interval));
+    let guest = guest(checkup, config, &facts)?;
     let case = Case {
         facts: &facts,
         guest: &guest,
@@ -169,26 +169,36 @@ fn code(report: &Report) -> u8 {
     }
 }
 
-fn read(checkup: &Checkup) -> Facts {
-    check::read(&checkup.root, Duration::from_millis(checkup.interval))
-}
-
-fn guest(checkup: &Checkup, config: Option<VmConfig>, facts: &Facts) -> Guest {
+fn guest(
+    checkup: &Checkup,
+    config: Option<VmConfig>,
+    facts: &Facts,
+) -> Result<Guest, CheckupError> {
     let files = if checkup.root == Path::new("/") {
         Files::Here
     } else {
         Files::Elsewhere
     };
-    match (config, &checkup.cpus) {
+    Ok(match (config, &checkup.cpus) {
         (Some(config), _) => Guest::of(config, facts, files),
-        (None, Some(cpus)) => Guest::on(&cpus.0, facts),
+        (None, Some(cpus)) => {
+            let online = facts.online().cloned().unwrap_or_default();
+            let absent: CpuSet = cpus.0.difference(&online).copied().collect();
+            if !absent.is_empty() {
+                let (absent, online) = (format_cpu_list(&absent), format_cpu_list(&online));
+                let reason = format!("--cpus: CPU {absent} is not online; online are {online}");
+                return Err(CheckupError::Usage(reason, None));
+            }
+            Guest::on(&cpus.0, facts)
+        }
         (None, None) => Guest::unnamed(facts),
-    }
+    })
 }
 
 fn mend(checkup: &Checkup, config: Option<VmConfig>) -> Result<Fixed, CheckupError> {
-    let facts = read(checkup);
-    let guest = guest(checkup, config, &facts);
+    // Nothing that is watched for a while can be written.
+    let facts = check::read(&checkup.root, Duration::ZERO);
+    let guest = guest(checkup, config, &facts)?;
     let case = Case {
         facts: &facts,
         guest: &guest,

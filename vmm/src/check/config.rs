@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use godwit_api::config::{ExitName, VmConfig};
 
-use super::cases::{Case, cpus_text};
+use super::case::{Case, cpus_text};
 use super::facts::{CommandLine, Fact, seen};
 use super::item::{Group, How, Item, Mend, State, Verdict};
 use super::words::some_of;

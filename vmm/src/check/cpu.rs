@@ -1,6 +1,6 @@
 //! CPU and firmware.
 
-use super::cases::{Case, cpus_text};
+use super::case::{Case, cpus_text};
 use super::facts::{Fact, Processor, Unread, Vendor, seen};
 use super::item::{Group, How, Item, Mend, Verdict, Write};
 use super::words::some_of;

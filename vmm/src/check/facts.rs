@@ -29,7 +29,9 @@ pub use links::{Link, Uplink};
 pub use list::{parse_list, parse_mask};
 pub use processor::{Processor, Vendor};
 pub use threads::Thread;
-pub use tree::{Access, Fact, Tree, Unread};
+pub use tree::{Fact, Unread};
+
+use tree::Tree;
 
 /// Counts System Management Interrupts on Intel's processors (`MSR_SMI_COUNT`).
 const MSR_SMI_COUNT: u64 = 0x34;
@@ -85,7 +87,7 @@ impl Facts {
         for path in paths.filter(|path| !path.contains('*')) {
             match path.strip_prefix("dev/") {
                 Some(_) => {
-                    devices.insert(path, tree.access(path, Access::ReadWrite));
+                    devices.insert(path, tree.usable(path));
                 }
                 None => {
                     files.insert(path, tree.text(path));
@@ -151,6 +153,7 @@ impl Facts {
     /// # Errors
     /// It is not there, may not be read, or is not one that was read.
     pub fn file(&self, path: &str) -> Fact<&str> {
+        debug_assert!(self.files.contains_key(path), "no row reads {path}");
         match self.files.get(path) {
             Some(fact) => seen(fact).map(String::as_str),
             None => Err(Unread::missing(path)),
@@ -222,6 +225,7 @@ impl Facts {
     /// # Errors
     /// Why not.
     pub fn device(&self, path: &str) -> Fact<()> {
+        debug_assert!(self.devices.contains_key(path), "no row reads {path}");
         match self.devices.get(path) {
             Some(fact) => fact.clone(),
             None => Err(Unread::missing(path)),

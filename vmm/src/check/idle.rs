@@ -2,7 +2,7 @@
 
 use godwit_api::config::ExitName;
 
-use super::cases::{Case, cpus_text};
+use super::case::{Case, cpus_text};
 use super::facts::{Fact, IdleState, seen};
 use super::item::{Group, Item, Mend, State, Verdict, Write};
 use super::words::some_of;

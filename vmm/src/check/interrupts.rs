@@ -1,10 +1,10 @@
 //! Interrupts on the CPUs of vCPUs.
 
-use super::cases::{Case, cpus_text, unnamed};
+use super::case::{Case, cpus_text, unnamed};
 use super::facts::{Count, Fact, Irq, seen};
 use super::item::{Group, How, Item, Mend, State, Verdict, Write};
 use super::words::{mask, some_of};
-use crate::spec::{CpuSet, format_cpu_list};
+use crate::spec::{CpuSet, HostCpu, format_cpu_list};
 
 const DEFAULT: &str = "proc/irq/default_smp_affinity";
 
@@ -108,22 +108,31 @@ fn devices(case: &Case<'_>) -> Fact<Verdict> {
         };
         format!("{} {} ({count})", irq.number, irq.name)
     });
+    let managed = there.iter().filter(|irq| irq.managed).count();
     let fired = there.iter().any(|irq| on(&irq.after, cpus) > 0);
     let state = if fired { State::Bad } else { State::Warning };
     let verb = if there.len() == 1 { "goes" } else { "go" };
     let found = format!("{} {verb} to {}", some_of(shown), cpus_text(cpus));
-    let others = format_cpu_list(&case.others());
-    let numbers: CpuSet = there
-        .iter()
-        .map(|irq| crate::spec::HostCpu(irq.number))
-        .collect();
-    Ok(Verdict::new(state, found).mended(
-        How::Write,
-        format!(
-            "echo {others} > /proc/irq/N/smp_affinity_list (N: {})",
-            format_cpu_list(&numbers)
-        ),
-    ))
+    let mut verdict = Verdict::new(state, found);
+    if managed < there.len() {
+        let free = there.iter().filter(|irq| !irq.managed);
+        verdict = verdict.mended(
+            How::Write,
+            format!(
+                "echo {} > /proc/irq/N/smp_affinity_list (N: {})",
+                format_cpu_list(&case.others()),
+                format_cpu_list(&free.map(|irq| HostCpu(irq.number)).collect())
+            ),
+        );
+    }
+    // They come only when something on that CPU uses the device.
+    if managed > 0 {
+        verdict = verdict.mended(
+            How::KernelParameter,
+            case.fill("isolcpus=managed_irq,domain,{cpus}"),
+        );
+    }
+    Ok(verdict)
 }
 
 fn fix_devices(case: &Case<'_>) -> Vec<Write> {
@@ -134,7 +143,7 @@ fn fix_devices(case: &Case<'_>) -> Vec<Write> {
     let there = interrupts
         .irqs
         .iter()
-        .filter(|irq| goes_to(irq, &case.guest.cpus));
+        .filter(|irq| !irq.managed && goes_to(irq, &case.guest.cpus));
     there
         .map(|irq| {
             let path = format!("proc/irq/{}/smp_affinity_list", irq.number);

@@ -1,6 +1,6 @@
 //! Memory: what moves it, what limits it, and huge pages.
 
-use super::cases::Case;
+use super::case::Case;
 use super::facts::{Fact, Unread, seen};
 use super::guest::Pool;
 use super::item::{Group, How, Item, Mend, Verdict, Write};
@@ -192,15 +192,14 @@ fn cgroup_memory(case: &Case<'_>) -> Fact<Verdict> {
             limits.push((limit, pages.saturating_mul(size.bytes())));
         }
     }
-    let Some(config) = &case.guest.config else {
+    if case.guest.config.is_none() {
         return Ok(match limits.first() {
             None => Verdict::good("no limit"),
             Some((limit, _)) => {
                 Verdict::warning(format!("/{} is {} MiB", limit.path, limit.value >> 20))
             }
         });
-    };
-    let _ = config;
+    }
     let short = limits.iter().find(|(limit, wanted)| limit.value < *wanted);
     Ok(match (short, limits.is_empty()) {
         (Some((limit, wanted)), _) => Verdict::bad(format!(

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cases::{Case, cpus_text, unnamed};
+use super::case::{Case, cpus_text, unnamed};
 use super::facts::{Fact, seen, uplinks};
 
 use super::item::{Group, How, Item, Mend, Verdict};

@@ -1,6 +1,6 @@
 //! Posted interrupts: into a guest that runs, without making it stop.
 
-use super::cases::Case;
+use super::case::Case;
 use super::facts::{Fact, seen};
 use super::item::{Group, Item, Mend, Verdict};
 

@@ -1,6 +1,6 @@
 //! What is running.
 
-use super::cases::{Case, cpus_text};
+use super::case::{Case, cpus_text};
 use super::facts::{Fact, seen};
 use super::item::{Group, How, Item, Mend, Verdict, Write};
 use super::words::some_of;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cases::{Case, cpus_text, unnamed};
+use super::case::{Case, cpus_text, unnamed};
 use super::facts::{Fact, Thread, seen};
 use super::item::{Group, How, Item, Mend, Verdict};
 use super::words::some_of;

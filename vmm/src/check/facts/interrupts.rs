@@ -27,6 +27,8 @@ pub struct Irq {
     pub name: String,
     /// Where it may go.
     pub allowed: Fact<CpuSet>,
+    /// Whether the kernel has placed it and lets nobody move it.
+    pub managed: bool,
     /// Where it goes.
     pub effective: Fact<CpuSet>,
     /// How often it came before the interval.
@@ -102,6 +104,7 @@ pub(super) fn read(tree: &Tree, mut before: BTreeMap<String, Row>) -> Fact<Inter
             number,
             name: row.name,
             allowed: list("smp_affinity_list"),
+            managed: tree.is_read_only(&format!("proc/irq/{number}/smp_affinity_list")),
             effective: list("effective_affinity_list"),
             before: earlier,
             after: row.counts,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
@@ -76,13 +76,6 @@ impl Unread {
     }
 }
 
-/// What a device must allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// To be read and written.
-    ReadWrite,
-}
-
 /// The files below a root.
 #[derive(Debug)]
 pub struct Tree {
@@ -146,11 +139,16 @@ impl Tree {
         Ok(name.to_string_lossy().into_owned())
     }
 
-    /// Whether a device may be used; it is not opened, because that loads modules.
-    pub(super) fn access(&self, path: &str, access: Access) -> Fact<()> {
-        let flags = match access {
-            Access::ReadWrite => AccessFlags::R_OK | AccessFlags::W_OK,
-        };
+    /// Whether nobody may write a file.
+    pub(super) fn is_read_only(&self, path: &str) -> bool {
+        let file = fs::metadata(self.root.join(path));
+        file.is_ok_and(|file| file.permissions().mode() & 0o222 == 0)
+    }
+
+    /// Whether a device may be read and written; it is not opened, because that
+    /// loads modules.
+    pub(super) fn usable(&self, path: &str) -> Fact<()> {
+        let flags = AccessFlags::R_OK | AccessFlags::W_OK;
         nix::unistd::access(&self.root.join(path), flags)
             .map_err(|errno| Unread::io(path, &errno.into()))
     }

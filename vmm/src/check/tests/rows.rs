@@ -267,3 +267,16 @@ fn facts_are_there_for_what_rows_read() {
         }
     }
 }
+
+#[test]
+fn an_interrupt_that_the_kernel_placed_is_not_ours_to_move() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    let host = Unpacked::new(Host::Amd);
+    let path = host.path().join("proc/irq/40/smp_affinity_list");
+    set_permissions(path, Permissions::from_mode(0o444)).unwrap();
+    let report = host.judge(None);
+    let words = ["40 mlx5_comp2", "isolcpus=managed_irq,domain,10-15"];
+    finds(&report, "device-interrupts", State::Warning, &words);
+    assert!(!report.item("device-interrupts").unwrap().fixable);
+}
