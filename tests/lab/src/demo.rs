@@ -22,6 +22,7 @@ use crate::image::{Image, ImageError};
 use crate::outer::client::AgentError;
 use crate::outer::protocol::Ending;
 use crate::outer::{OuterError, STALL};
+use crate::packages::PackageError;
 use crate::peer::{PeerError, Vmm};
 use crate::traffic::TrafficError;
 use crate::workspace;
@@ -70,6 +71,9 @@ pub enum DemoError {
     /// `godwit` does not build.
     #[error("the demo needs godwit")]
     Build(#[from] BenchStartError),
+    /// A package is missing.
+    #[error("the demo needs packages of the distribution")]
+    Package(#[from] PackageError),
     /// There are not enough huge pages for both sides.
     #[error("the demo needs huge pages for the guest at both sides")]
     Pool(#[from] PoolError),

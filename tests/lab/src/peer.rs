@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bench::interrupt;
 use crate::bench::rest::RestError;
 pub use console::Console;
 use godwit::Godwit;
@@ -173,9 +174,23 @@ pub enum PeerError {
         /// How the process ended, if it did.
         ended: Option<String>,
     },
+    /// Somebody asked for the end.
+    #[error("interrupted")]
+    Interrupted,
     /// The guest did not move.
     #[error("the guest did not move: {0}")]
     Stayed(String),
+}
+
+/// An error once SIGINT or SIGTERM came, where they are noted.
+///
+/// # Errors
+/// [`PeerError::Interrupted`].
+pub fn go_on() -> Result<(), PeerError> {
+    if interrupt::asked() {
+        return Err(PeerError::Interrupted);
+    }
+    Ok(())
 }
 
 fn io(attempt: impl Into<String>) -> impl FnOnce(io::Error) -> PeerError {

@@ -15,7 +15,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::start::{self, BenchStartError};
-use super::{save, save_text};
+use super::{interrupt, save, save_text};
 use crate::demo::here::{self, Plan};
 use crate::demo::outcome::Outcome;
 use crate::demo::{DemoError, lab};
@@ -68,6 +68,9 @@ pub enum BenchDpdkError {
     /// Nothing came out of the outer machine.
     #[error("no samples came out of the outer machine: {0}")]
     Nothing(String),
+    /// Somebody asked for the end.
+    #[error("interrupted; what was measured until then is saved")]
+    Interrupted,
     /// Some runs failed.
     #[error("{0} runs failed, or lost frames where none may be; the table says why")]
     Failed(usize),
@@ -159,6 +162,9 @@ pub fn run(options: &DpdkOptions) -> Result<(), BenchDpdkError> {
     println!("{}", report::table(&comparison));
     println!("every sample: {}", saved.display());
     println!("plot: {}", plot.display());
+    if interrupt::asked() {
+        return Err(BenchDpdkError::Interrupted);
+    }
     let rows = comparison.rows.iter();
     match rows.map(Row::faults).sum() {
         0 => Ok(()),
@@ -195,6 +201,9 @@ fn measure(
     for round in 0..options.rounds {
         let first = usize::from(round % 2 == 1);
         for index in [first, 1 - first] {
+            if interrupt::asked() {
+                return Ok(comparison);
+            }
             let (Some(vmm), Some(row)) = (vmms.get(index), comparison.rows.get_mut(index)) else {
                 continue;
             };

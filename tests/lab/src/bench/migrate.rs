@@ -13,7 +13,7 @@ use serde_json::Value;
 
 mod beats;
 mod case;
-pub(super) mod interrupt;
+pub(crate) mod interrupt;
 mod network;
 mod plot;
 pub(super) mod process;

@@ -25,7 +25,7 @@ pub use api::{ApiOptions, BenchApiError};
 pub use dpdk::{BenchDpdkError, DpdkOptions};
 pub use measure::MeasureError;
 pub use migrate::{BenchMigrateError, MigrateOptions};
-pub(crate) use migrate::{qmp, rest};
+pub(crate) use migrate::{interrupt, qmp, rest};
 pub use peer::Peer;
 pub use pool::{HugePagePool, PoolError};
 pub use sample::Summary;

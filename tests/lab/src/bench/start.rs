@@ -172,7 +172,7 @@ pub fn run(options: &StartOptions) -> Result<(), BenchStartError> {
 /// Asks cargo where the binary is: the target directory may be anywhere.
 pub(crate) fn godwit_binary(given: Option<&Path>) -> Result<PathBuf, BenchStartError> {
     if let Some(path) = given {
-        return Ok(path.to_owned());
+        return std::path::absolute(path).map_err(io_error("use the path of godwit"));
     }
     eprintln!("building godwit (release) ...");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -11,9 +11,10 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::outcome::Outcome;
 use super::{CONFIG, DemoError};
-use crate::bench::HugePagePool;
+use crate::bench::{HugePagePool, interrupt};
 use crate::command;
-use crate::peer::{Instance, Machine, PeerError, Vmm};
+use crate::packages;
+use crate::peer::{self, Instance, Machine, PeerError, Vmm};
 use crate::progress::Step;
 use crate::traffic::{self, Bridge, Pace, Port, Stream};
 use crate::workspace;
@@ -53,6 +54,14 @@ pub(crate) struct Plan {
 /// # Errors
 /// See [`DemoError`].
 pub(crate) fn run(plan: &Plan) -> Result<Outcome, DemoError> {
+    // So that Ctrl-C leaves no grown pool behind.
+    interrupt::note_signals().map_err(|source| DemoError::Io {
+        path: PathBuf::from("signals"),
+        source,
+    })?;
+    if plan.vmm == Vmm::Qemu {
+        packages::install_missing(packages::FOR_OUTER)?;
+    }
     // A thread of its own: the network is its own, and nothing of it stays.
     thread::scope(|scope| {
         let switch = scope.spawn(|| {
@@ -89,6 +98,7 @@ fn switch(plan: &Plan) -> Result<Outcome, DemoError> {
     };
     let tally = traffic::one_in_flight(&port, &stream, |tally| step.say(tally.to_string()))?;
     step.done(&format!("{} back, {} lost", tally.received, tally.lost()));
+    peer::go_on().map_err(alone)?;
 
     let limit_ms = plan
         .downtime_ms

@@ -116,6 +116,7 @@ impl Console {
             if holds(&self.text()) {
                 return Ok(());
             }
+            super::go_on()?;
             if ended.is_some() || started.elapsed() > limit {
                 return Err(self.wait_error(what, ended));
             }

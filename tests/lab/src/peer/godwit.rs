@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{
-    Account, Console, Instance, MOVE_LIMIT, Machine, Moved, PATIENCE, PeerError, Sockets,
+    Account, Console, Instance, MOVE_LIMIT, Machine, Moved, PATIENCE, PeerError, Sockets, go_on,
     wait_for_socket,
 };
 use crate::bench::rest::{self, RestError};
@@ -154,6 +154,7 @@ impl Instance for Godwit {
                 Some("finished") if arrived.is_some() => break,
                 _ => seen(told(&last)),
             }
+            go_on()?;
             let ended = self.source.console.ended()?;
             if (ended.is_some() && arrived.is_some()) || asked.elapsed() > MOVE_LIMIT + PATIENCE {
                 return Err(self

@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::{
-    Account, Console, Instance, MOVE_LIMIT, Machine, Moved, PATIENCE, PeerError, Sockets, io,
-    wait_for_socket,
+    Account, Console, Instance, MOVE_LIMIT, Machine, Moved, PATIENCE, PeerError, Sockets, go_on,
+    io, wait_for_socket,
 };
 use crate::bench::qmp::Qmp;
 
@@ -177,6 +177,7 @@ impl Instance for Qemu {
                 Some(_) => {}
                 None => seen(told(&self.source.run("query-migrate", json!({}))?)),
             }
+            go_on()?;
             if asked.elapsed() > MOVE_LIMIT {
                 return Err(self.source.console.wait_error("the move", None));
             }
