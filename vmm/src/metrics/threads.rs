@@ -27,7 +27,7 @@ pub enum Role {
     Api,
     /// Signals.
     Signals,
-    /// Boots, snapshots and migrations.
+    /// Boots, snapshots and migrations, and memory that is read while the guest runs.
     Worker,
     /// The kernel's, for vhost devices: threads of this process since Linux 6.4.
     Vhost,
@@ -47,7 +47,7 @@ impl Role {
             "devices" => Self::Devices,
             "api" | "events" => Self::Api,
             "signals" => Self::Signals,
-            "worker" => Self::Worker,
+            "worker" | "fill" => Self::Worker,
             _ if name.strip_prefix("vcpu").is_some_and(vcpu) => Self::Vcpu,
             _ if name.starts_with("_net") || name.starts_with("_disk") => Self::Devices,
             _ if name.starts_with("send") || name.starts_with("recv") => Self::Worker,
