@@ -62,6 +62,8 @@ pub struct Shape {
     pub pages_2m: u64,
     /// Pages of 1 GiB in the huge-page pool, shared out over the nodes.
     pub pages_1g: u64,
+    /// More words for the kernel's command line.
+    pub parameters: &'static str,
 }
 
 impl Default for Shape {
@@ -70,6 +72,7 @@ impl Default for Shape {
             memory_mib: 6144,
             pages_2m: 800,
             pages_1g: 2,
+            parameters: "",
         }
     }
 }
@@ -353,8 +356,9 @@ fn command(shape: Shape, image: &Image, agent: &Path, share: &Path) -> Command {
         .arg(image.outer());
     // Without init_on_alloc=0 the kernel clears the whole huge-page pool when it is made: 45 s.
     qemu.arg("-append").arg(format!(
-        "console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 hugepagesz=1G hugepages={} godwit.pages_2m={} godwit.agent={} godwit.share={}",
+        "console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 hugepagesz=1G hugepages={} {} godwit.pages_2m={} godwit.agent={} godwit.share={}",
         shape.pages_1g,
+        shape.parameters,
         shape.pages_2m,
         agent.display(),
         share.display()

@@ -4,6 +4,7 @@
 //! unit     cargo nextest run (or cargo test), and doc tests
 //! payload  integration tests outside `linux` and `dpdk`: directly, or in the lab without KVM
 //! schema   the OpenAPI document against a live instance, by schemathesis
+//! tuning   `godwit check` in the lab, on a kernel booted with and without isolated CPUs
 //! linux    integration tests in `linux` and `dpdk`: directly on hardware, else in the lab
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod integration;
 mod schema;
+mod tuning;
 mod unit;
 
 use std::io;
@@ -53,6 +55,8 @@ pub enum Suite {
     Payload,
     /// The OpenAPI document against a live instance.
     Schema,
+    /// `godwit check` on a kernel with and without isolated CPUs.
+    Tuning,
     /// Integration tests with Linux and DPDK guests.
     Linux,
 }
@@ -134,6 +138,15 @@ pub fn run(selection: &Selection) -> Result<bool, SuiteError> {
         let started = std::time::Instant::now();
         let count = schema::run()?;
         close(&count, count.line("schemathesis", started.elapsed()));
+    }
+    if wanted(Suite::Tuning) && selection.filter.is_none() {
+        packages::install_missing(packages::FOR_TESTS).map_err(ImageError::from)?;
+        let started = std::time::Instant::now();
+        let count = tuning::run()?;
+        close(
+            &count,
+            count.line("godwit check in the lab", started.elapsed()),
+        );
     }
     if wanted(Suite::Payload) || wanted(Suite::Linux) {
         packages::install_missing(packages::FOR_TESTS).map_err(ImageError::from)?;

@@ -82,9 +82,12 @@ fn on(count: &Count, cpus: &CpuSet) -> u64 {
     counts.fold(0, |sum, (_, count)| sum.saturating_add(*count))
 }
 
-/// Whether an interrupt goes to one of `cpus`.
+/// Whether an interrupt goes to one of `cpus`, and will the time after next: one
+/// whose affinity was changed is moved when it comes the next time
+/// (`irq_move_irq`).
 fn goes_to(irq: &Irq, cpus: &CpuSet) -> bool {
-    irq.target().is_ok_and(|target| !target.is_disjoint(cpus))
+    let may = |set: &CpuSet| !set.is_disjoint(cpus);
+    irq.target().is_ok_and(may) && irq.allowed.as_ref().map_or(true, may)
 }
 
 fn devices(case: &Case<'_>) -> Fact<Verdict> {

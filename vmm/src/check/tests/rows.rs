@@ -280,3 +280,14 @@ fn an_interrupt_that_the_kernel_placed_is_not_ours_to_move() {
     finds(&report, "device-interrupts", State::Warning, &words);
     assert!(!report.item("device-interrupts").unwrap().fixable);
 }
+
+#[test]
+fn an_interrupt_that_is_about_to_leave_is_not_told() {
+    let host = Unpacked::with(Host::Amd, &["proc/irq/40/smp_affinity_list\t0-9"]);
+    finds(
+        &host.judge(None),
+        "device-interrupts",
+        State::Good,
+        &["none goes there"],
+    );
+}
