@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -131,6 +132,23 @@ impl Side {
     }
 }
 
+impl Side {
+    /// Its account of a move that is over. The times come a moment after the event.
+    fn account(&mut self) -> Result<Account, PeerError> {
+        let asked = Instant::now();
+        loop {
+            let account = account(&self.run("query-migrate", json!({}))?);
+            if account.total_us > 0 {
+                return Ok(account);
+            }
+            if asked.elapsed() > PATIENCE {
+                return Err(self.console.wait_error("the account of the move", None));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 impl Instance for Qemu {
     fn console(&mut self) -> &mut Console {
         match &mut self.destination {
@@ -182,7 +200,7 @@ impl Instance for Qemu {
                 return Err(self.source.console.wait_error("the move", None));
             }
         }
-        let account = account(&self.source.run("query-migrate", json!({}))?);
+        let account = self.source.account()?;
         let mut ran = None;
         let limit = Instant::now() + PATIENCE;
         while ran.is_none() {
