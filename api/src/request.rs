@@ -16,8 +16,8 @@ use crate::config::{NetConfig, VmConfig};
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use migration::{
-    CpuPlaces, MemoryMode, NetPlace, NodePlace, ReceiveMigration, SendMigration, TimeoutStrategy,
-    ZeroLines,
+    CpuPlaces, Means, MemoryMode, NetPlace, NodePlace, ReceiveMigration, SendMigration,
+    TimeoutStrategy, ZeroLines,
 };
 pub use snapshot::{FolderUrl, FolderUrlError, Restore, Snapshot};
 

@@ -73,6 +73,23 @@ fn on_huge_pages() {
     drop(pool);
 }
 
+/// What makes a move fast is not what makes it right.
+#[test]
+fn without_what_makes_it_fast() {
+    let log = Scratch::new();
+    let without = [
+        "discovery",
+        "zero-pages",
+        "clear-before-read",
+        "hot-pages-last",
+        "striped-final",
+        "stop-at-minimum",
+        "checksum-pages",
+    ];
+    let more = json!({"without": without, "zero_lines": "off", "connections": 2});
+    moves(busy(&log, 2), &log, None, more);
+}
+
 /// Memory is passed, not copied.
 #[test]
 fn handed_over_on_one_host() {

@@ -59,6 +59,10 @@ pub struct SendMigration {
     /// Whether zero lines in a page are left out; `auto`. *godwit's own.*
     #[serde(default)]
     pub zero_lines: ZeroLines,
+    /// Means of speed to do without, so that a benchmark shows what each gains;
+    /// none. *godwit's own.*
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<Means>,
     /// Whether the source keeps the guest, paused; `false` is all there is.
     #[serde(default)]
     pub preserve_source: bool,
@@ -87,6 +91,10 @@ pub struct ReceiveMigration {
     /// Host CPUs of the machine's threads here. *godwit's own.*
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<CpuPlaces>,
+    /// Means of speed to do without, as of
+    /// [`SendMigration::without`]. *godwit's own.*
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<Means>,
     /// When memory moves; `Precopy` is all there is.
     #[serde(default)]
     pub memory_mode: MemoryMode,
@@ -163,6 +171,30 @@ pub enum ZeroLines {
     Off,
 }
 
+/// A means of speed that can be done without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Means {
+    /// Source: find what is present without touching memory.
+    Discovery,
+    /// Source: leave out pages that are zero.
+    ZeroPages,
+    /// Source: re-arm the dirty log right before a page is read.
+    ClearBeforeRead,
+    /// Source: leave pages that are dirty in every round to the last.
+    HotPagesLast,
+    /// Source: send the last pages over all connections.
+    StripedFinal,
+    /// Source: stop at the minimum of predicted downtime, not as soon as it fits.
+    StopAtMinimum,
+    /// Source: checksums of pages, which cost speed rather than bring it.
+    ChecksumPages,
+    /// Destination: allocate memory ahead of its content.
+    PopulateAhead,
+    /// Destination: write cold memory through its file.
+    WriteThroughFile,
+}
+
 /// When memory moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MemoryMode {
@@ -199,6 +231,7 @@ impl SendMigration {
             tls_dir: None,
             bandwidth_bps: None,
             zero_lines: ZeroLines::Auto,
+            without: Vec::new(),
             preserve_source: false,
             memory_mode: MemoryMode::Precopy,
         }
@@ -243,6 +276,7 @@ impl ReceiveMigration {
             net: Vec::new(),
             host_numa_nodes: Vec::new(),
             cpus: None,
+            without: Vec::new(),
             memory_mode: MemoryMode::Precopy,
             zone_updates: Vec::new(),
             vfio_fds: Vec::new(),

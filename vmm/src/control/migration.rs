@@ -7,7 +7,8 @@ use godwit_api::error::{ApiError, ErrorChain, ErrorKind};
 use godwit_api::events::{Event as Told, EventKind, EventSender};
 use godwit_api::handler::{Outcome as Answered, Reply};
 use godwit_api::request::{
-    Endpoint, NetFds, ReceiveMigration, Request, SendMigration, TimeoutStrategy, ZeroLines,
+    Endpoint, Means as Without, NetFds, ReceiveMigration, Request, SendMigration, TimeoutStrategy,
+    ZeroLines,
 };
 use godwit_api::response::{
     MigrationRole, MigrationStatus, PhaseTime, Progress as Shown, Response,
@@ -16,7 +17,7 @@ use godwit_migration::address::Address;
 use godwit_migration::cancel::Cancel;
 use godwit_migration::channel::Listener;
 use godwit_migration::destination::{self, Arrived, ReceiveError};
-use godwit_migration::options::{AtTimeout, Options, ZeroLines as Lines};
+use godwit_migration::options::{AtTimeout, Means, Options, ZeroLines as Lines};
 use godwit_migration::source::{self, Outcome, SendFailure};
 use godwit_migration::stats::{Progress, Step};
 
@@ -122,7 +123,25 @@ fn options(request: &SendMigration) -> Options {
         ZeroLines::On => Lines::On,
         ZeroLines::Off => Lines::Off,
     };
+    do_without(&mut options.means, &request.without);
     options
+}
+
+/// Switches means off.
+fn do_without(means: &mut Means, without: &[Without]) {
+    for name in without {
+        *match name {
+            Without::Discovery => &mut means.discovery,
+            Without::ZeroPages => &mut means.zero_pages,
+            Without::ClearBeforeRead => &mut means.clear_before_read,
+            Without::HotPagesLast => &mut means.hot_pages_last,
+            Without::StripedFinal => &mut means.striped_final,
+            Without::StopAtMinimum => &mut means.stop_at_minimum,
+            Without::ChecksumPages => &mut means.checksum_pages,
+            Without::PopulateAhead => &mut means.populate_ahead,
+            Without::WriteThroughFile => &mut means.write_through_file,
+        } = false;
+    }
 }
 
 fn no_tls() -> ApiError {
@@ -321,10 +340,11 @@ impl Control {
         let progress = Arc::clone(&migration.progress);
         self.migration = Some(migration);
         self.tell(EventKind::MigrationReceiveReady);
+        let mut options = Options::default();
+        do_without(&mut options.means, &request.without);
         let mut arrival = Arrival::new(self.site(), Places::new(request, fds));
         let asked = cancel.clone();
         self.start(Phase::Receiving, Some(cancel), move || {
-            let options = Options::default();
             let result = destination::receive(&listener, &mut arrival, &options, &progress, &asked);
             Done::Received {
                 result,

@@ -12,6 +12,15 @@ use godwit_devices::virtio::pci::VirtioPci;
 
 use crate::machine::Machine;
 
+/// Has the network send here from now on. Ahead of the guest's first instruction:
+/// frames that come before it is served wait in its tap, and those that go to
+/// where it was are lost.
+pub(super) fn once(machine: &Machine) {
+    for function in &machine.functions {
+        function.device.with_device(|device| device.announce());
+    }
+}
+
 /// Times between announcements, the first at once.
 const PAUSES: [Duration; 6] = [
     Duration::ZERO,

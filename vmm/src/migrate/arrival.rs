@@ -161,6 +161,7 @@ impl Destination for Arrival {
         if !built.running {
             return Ok(Moment::now());
         }
+        announce::once(&built.machine);
         built.machine.resume_here();
         announce::start(&built.machine);
         let start = Instant::now();

@@ -495,14 +495,15 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
     /// guest's addresses and VLANs. Before the driver is there, and where the
     /// device is stopped, nothing is sent.
     fn announce(&mut self) {
-        let Some(active) = &self.active else {
-            return;
-        };
         let mut control = self.control();
         let frame = rarp::frame(control.state().mac);
         if let Err(error) = control.tap().send(&frame) {
             tracing::warn!("{}: could not announce the guest: {error}", self.id);
         }
+        // The guest can be asked to do so itself once it is served.
+        let Some(active) = &self.active else {
+            return;
+        };
         let features = bit(VIRTIO_NET_F_GUEST_ANNOUNCE) | bit(VIRTIO_NET_F_CTRL_VQ);
         if active.features & features == features {
             control.set_announce();

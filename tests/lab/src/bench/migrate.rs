@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 mod beats;
 mod case;
@@ -65,6 +65,9 @@ pub struct MigrateOptions {
     /// A field more of `vm.send-migration`, as KEY=JSON, such as zero_lines="off"; may be repeated
     #[arg(long, value_parser = field)]
     send: Vec<(String, Value)>,
+    /// godwit as it is and with each means of speed left out in turn, and no other VMM
+    #[arg(long, conflicts_with_all = ["peers_only", "peer", "send"])]
+    means: bool,
     /// Leave out godwit: what the others do
     #[arg(long)]
     peers_only: bool,
@@ -72,6 +75,19 @@ pub struct MigrateOptions {
     #[arg(long)]
     without_qemu: bool,
 }
+
+/// What `vm.send-migration` and `vm.receive-migration` can do without.
+const MEANS: [&str; 9] = [
+    "discovery",
+    "zero-pages",
+    "clear-before-read",
+    "hot-pages-last",
+    "striped-final",
+    "stop-at-minimum",
+    "checksum-pages",
+    "populate-ahead",
+    "write-through-file",
+];
 
 fn field(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=JSON")?;
@@ -195,6 +211,22 @@ fn vmms(options: &MigrateOptions) -> Result<Vec<Vmm>, BenchMigrateError> {
             program: start::godwit_binary(options.godwit.as_deref())?,
             control: Control::Rest(options.send.clone()),
         });
+    }
+    if options.means {
+        let godwit = vmms.first().map(|vmm| vmm.program.clone());
+        let without = MEANS.iter().map(|means| ("without", json!([means])));
+        let lines = [("zero_lines", json!("off"))];
+        for (field, value) in without.chain(lines) {
+            vmms.push(Vmm {
+                name: match value.get(0) {
+                    Some(means) => format!("without {}", means.as_str().unwrap_or_default()),
+                    None => "without zero-lines".to_owned(),
+                },
+                program: godwit.clone().unwrap_or_default(),
+                control: Control::Rest(vec![(field.to_owned(), value)]),
+            });
+        }
+        return Ok(vmms);
     }
     if !options.without_qemu {
         let program = start::installed(&options.qemu)

@@ -268,10 +268,11 @@ fn a_guest_is_announced_from_outside_and_by_a_driver_that_can() {
     });
     machine.net.restore(&moved).unwrap();
     machine.net.announce();
+    let frame = wire.receive();
+    assert_eq!(frame[6..12], [2, 0, 0, 0, 0, 9], "before it runs, too");
     machine.activate(CTRL_VQ, rings([0, 1]));
     machine.net.stop().unwrap();
-    machine.net.announce();
-    assert_eq!(wire.heard(), None, "not before it runs, nor after");
+    assert_eq!(wire.heard(), None, "not unless asked");
 
     let mut rings = rings([0, 1]);
     rings[1].start.next_avail = 1;

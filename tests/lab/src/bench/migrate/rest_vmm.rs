@@ -181,8 +181,14 @@ impl Pair for RestPair {
         };
         let (tell, told) = mpsc::channel();
         let socket = side.socket.clone();
+        let without = self.fields.iter().find(|(key, _)| key == "without");
+        let without = without.map(|(_, value)| value.clone());
         thread::spawn(move || {
-            let body = json!({"receiver_url": url});
+            let mut body = json!({"receiver_url": url});
+            // Only what is not everybody's: another VMM need not know the field.
+            if let Some(without) = without {
+                body["without"] = without;
+            }
             // It answers when the guest runs there, and ends with the process otherwise.
             let limit = TIMEOUT + PATIENCE;
             let result = rest::request(&socket, "PUT", "vm.receive-migration", Some(&body), limit);
