@@ -10,7 +10,7 @@
 //!
 //! The guest is built by [`crate::builder`] as any other: what is measured is what a
 //! guest of that config gets. Only its devices are left out, and its kernel is the
-//! one in [`guest`].
+//! one that is built in (`latency/guest.rs`).
 
 mod guest;
 mod histogram;
@@ -30,7 +30,7 @@ use crate::vcpu::VcpuStateError;
 pub use histogram::{Bucket, Histogram, SUB_BUCKETS};
 pub use host::Host;
 pub use machine::Guest;
-pub use plan::{MAX_PERIOD, Plan, Timing, Wait, for_cpu, last_cpu};
+pub use plan::{MAX_PERIOD, Plan, Timer, Timing, Wait, for_cpu, last_cpu};
 pub use scheduled::Scheduled;
 
 /// What a series is of.

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use godwit::latency::report::{self, Course, Report};
 use godwit::latency::stress::{self, Stress, StressError};
 use godwit::latency::{
-    self, Guest, Host, LatencyError, MAX_PERIOD, Plan, Progress, Series, Timing, Wait, What,
+    self, Guest, Host, LatencyError, MAX_PERIOD, Plan, Progress, Series, Timer, Timing, Wait, What,
 };
 use godwit::spec::HostCpu;
 use godwit::{signals, vcpu};
@@ -55,8 +55,12 @@ pub struct Lateness {
     #[arg(long, value_enum, default_value_t = Waiting::Halt)]
     wait: Waiting,
 
+    /// Use the timer's one-shot mode also where KVM has the TSC-deadline mode.
+    #[arg(long)]
+    one_shot: bool,
+
     /// Measure threads of the host where the vCPUs would run.
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, conflicts_with_all = ["wait", "one_shot"])]
     host: bool,
 
     /// What runs beside it, on the other CPUs of this process: stress-ng must be installed.
@@ -212,6 +216,11 @@ fn timing(lateness: &Lateness) -> Result<Timing, LatenessError> {
         wait: match lateness.wait {
             Waiting::Halt => Wait::Halt,
             Waiting::Poll => Wait::Poll,
+        },
+        timer: if lateness.one_shot {
+            Timer::OneShot
+        } else {
+            Timer::Deadline
         },
     })
 }

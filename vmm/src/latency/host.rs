@@ -31,7 +31,7 @@ pub struct Host {
 #[derive(Debug)]
 struct Thread {
     live: Arc<Live>,
-    /// Kept until it is read: see [`hold`].
+    /// What it measured; the thread then waits, until its counters have been read.
     done: Receiver<Series>,
     release: Sender<()>,
     handle: JoinHandle<()>,

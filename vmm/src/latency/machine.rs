@@ -10,7 +10,7 @@ use godwit_devices::GuestRam;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::scheduled::Watched;
-use super::{Exits, LatencyError, Plan, Progress, Series, Wait, What, guest};
+use super::{Exits, LatencyError, Plan, Progress, Series, Timer, Wait, What, guest};
 use crate::builder::{self, Start, Told};
 use crate::host::{HostResources, MemorySource, Origin};
 use crate::kvm::stats::{KvmReadings, Sort};
@@ -87,10 +87,9 @@ impl Guest {
         if khz == 0 {
             return Err(LatencyError::Frequency);
         }
-        let what = if machine.vm.has_tsc_deadline() {
-            What::TscDeadline
-        } else {
-            What::OneShot
+        let what = match plan.timing.timer {
+            Timer::Deadline if machine.vm.has_tsc_deadline() => What::TscDeadline,
+            Timer::Deadline | Timer::OneShot => What::OneShot,
         };
         let measured = plan.places().into_iter().map(|(vcpu, cpus)| Measured {
             series: Series::new(what, vcpu, format_cpu_list(&cpus)),

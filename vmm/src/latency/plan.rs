@@ -29,6 +29,15 @@ pub enum Wait {
     Poll,
 }
 
+/// Which timer of the local APIC a guest uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// TSC-deadline mode, where this KVM has it; else one-shot.
+    Deadline,
+    /// One-shot mode.
+    OneShot,
+}
+
 /// When the timer fires, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -38,6 +47,8 @@ pub struct Timing {
     pub duration: Duration,
     /// What a vCPU does in between.
     pub wait: Wait,
+    /// Which timer of a guest's.
+    pub timer: Timer,
 }
 
 /// A machine that can be measured here.
@@ -148,6 +159,15 @@ impl Plan {
         self.timing
     }
 
+    /// How the threads are scheduled, in words.
+    #[must_use]
+    pub fn scheduling(&self) -> String {
+        match self.spec.cpus.sched {
+            Some(priority) => format!("SCHED_FIFO {}", priority.get()),
+            None => "SCHED_OTHER".to_owned(),
+        }
+    }
+
     /// The settings of the machine that matter here, in words.
     #[must_use]
     pub fn settings(&self) -> String {
@@ -163,10 +183,7 @@ impl Plan {
             .filter(|(on, _)| *on)
             .map(|(_, n)| *n)
             .collect();
-        let sched = match cpus.sched {
-            Some(priority) => format!("SCHED_FIFO {}", priority.get()),
-            None => "SCHED_OTHER".to_owned(),
-        };
+        let sched = self.scheduling();
         let disabled = match names.as_slice() {
             [] => "exits as usual".to_owned(),
             names => format!("no exits on {}", names.join(", ")),

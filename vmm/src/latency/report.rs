@@ -32,7 +32,7 @@ pub struct Report {
     pub wait: Option<Wait>,
     /// What ran beside it.
     pub stress: Class,
-    /// The machine's settings, in words.
+    /// The settings of machine or threads, in words.
     pub settings: String,
     /// What was not as asked for.
     pub warnings: Vec<String>,
@@ -123,7 +123,11 @@ impl Report {
             interrupted: course.interrupted,
             wait: course.of_guest.then_some(timing.wait),
             stress: course.stress,
-            settings: plan.settings(),
+            settings: if course.of_guest {
+                plan.settings()
+            } else {
+                plan.scheduling()
+            },
             warnings: plan.warnings.clone(),
             series: series.iter().map(Measured::of).collect(),
         }

@@ -101,17 +101,27 @@ fn series(out: &mut String, report: &Report, measured: &Measured) {
 /// One row for each step, as long as the logarithm of its count.
 fn bars(out: &mut String, histogram: &[Bar]) {
     let rows = [4, 2, 1].map(|steps| joined(histogram, steps));
-    let Some(rows) = rows.iter().find(|rows| rows.len() <= ROWS).or(rows.last()) else {
+    let full = |rows: &&Vec<Bar>| rows.iter().filter(|row| row.count > 0).count() <= ROWS;
+    let Some(rows) = rows.iter().find(full).or(rows.last()) else {
         return;
     };
     let most = rows.iter().map(|row| row.count).max().unwrap_or(1);
     let scale = (most as f64 + 1.0).ln();
+    let mut empty = 0;
     for row in rows {
+        if row.count == 0 {
+            empty += 1;
+            continue;
+        }
+        // What is far from the others is not told by a page of nothing.
+        if std::mem::take(&mut empty) > 0 {
+            let _ = writeln!(out, "  {:>9}", "…");
+        }
         let length = (row.count as f64 + 1.0).ln() / scale * BAR;
         let bar = "#".repeat((0..).take_while(|&n| f64::from(n) < length).count());
         let _ = writeln!(
             out,
-            "  {:>9} – {:<9} {bar:<40} {}",
+            "  {:>9} – {:<9} {bar:<40}  {}",
             time(row.from_ns),
             time(row.to_ns.saturating_add(1)),
             row.count
