@@ -2,6 +2,7 @@
 //! measures is the machine's; what is tested is that it measures, and what it refuses.
 
 mod host;
+mod quiet;
 mod refusals;
 mod stress;
 mod timer;

@@ -84,6 +84,14 @@ fn a_config_that_contradicts_itself() {
         }),
         &["platform.emulator_cpus", "is where vCPU 0 is pinned"],
     );
+    // Of devices too, which are left out when it fits.
+    refused_config(
+        json!({
+            "cpus": {"affinity": [{"vcpu": 0, "host_cpus": [cpu]}]},
+            "net": [{"tap": "nonexistent0", "worker_cpus": [cpu]}],
+        }),
+        &["net[0].worker_cpus", "is where vCPU 0 is pinned"],
+    );
 }
 
 #[test]

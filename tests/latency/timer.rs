@@ -57,13 +57,14 @@ fn the_settings_of_a_config_are_measured() {
     let scratch = Scratch::new();
     let cpus = host::cpus();
     let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
-    // Neither kernel nor disk need be there.
+    // Neither kernel nor disk nor tap need be there.
     let config = Config::from_json(json!({
         "payload": {"kernel": "/nonexistent/kernel"},
         "cpus": {"boot_vcpus": 2, "affinity": [
             {"vcpu": 0, "host_cpus": [last]},
             {"vcpu": 1, "host_cpus": [first]},
         ]},
+        "net": [{"tap": "nonexistent0"}],
         "disks": [{"path": "/nonexistent/disk"}],
         "memory": {"size": 32 * MIB, "prefault": true},
     }));

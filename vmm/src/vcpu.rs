@@ -20,9 +20,9 @@ mod tsc;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use godwit_devices::bus::Bus;
@@ -141,6 +141,19 @@ struct Marks {
     exits: AtomicU64,
 }
 
+/// How often a vCPU came out of KVM, for who looks now and then: it keeps nothing
+/// of the vCPU.
+#[derive(Clone, Debug)]
+pub struct ExitCount(Weak<Marks>);
+
+impl ExitCount {
+    /// As [`VcpuHandle::exits`]; `None`: the vCPU is gone.
+    #[must_use]
+    pub fn read(&self) -> Option<u64> {
+        Some(self.0.upgrade()?.exits.load(Ordering::Relaxed))
+    }
+}
+
 /// Our end of a vCPU thread; dropping it ends the thread.
 pub struct VcpuHandle {
     vcpu: VcpuId,
@@ -232,6 +245,12 @@ impl VcpuHandle {
     #[must_use]
     pub fn exits(&self) -> u64 {
         self.marks.exits.load(Ordering::Relaxed)
+    }
+
+    /// The same, to be read later.
+    #[must_use]
+    pub fn exit_count(&self) -> ExitCount {
+        ExitCount(Arc::downgrade(&self.marks))
     }
 
     /// Sets the registers of a paused vCPU so that it begins at `entry`, whichever

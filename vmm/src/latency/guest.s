@@ -52,6 +52,10 @@ godwit_latency_guest:
     mov ecx, 0x80f
     mov eax, 0x1ff
     wrmsr
+    # LINT0 is masked: KVM leaves the old interrupt controller connected to it.
+    mov ecx, 0x835
+    mov eax, 0x10000
+    wrmsr
 
     mov r13, [r15 + {period}]
     mov r14, [r15 + {mode}]

@@ -15,7 +15,7 @@ use crate::builder::{self, Start, Told};
 use crate::host::{HostResources, MemorySource, Origin};
 use crate::kvm::stats::{KvmReadings, Sort};
 use crate::machine::Machine;
-use crate::spec::format_cpu_list;
+use crate::spec::{VcpuId, format_cpu_list};
 use crate::vcpu::{Stop, VcpuEvent};
 
 /// Samples of each vCPU that are left out: its first ones meet code that no cache has.
@@ -239,8 +239,8 @@ impl Guest {
                 less(guest::MISSED, vcpu.series.missed),
                 less(guest::LOST, vcpu.series.lost),
             );
-            let before = before.as_ref();
-            vcpu.series.exits = before.map(|before| exits(before, &after, index));
+            let (before, id) = (before.as_ref(), vcpu.series.vcpu);
+            vcpu.series.exits = before.map(|before| exits(before, &after, index, id));
         }
         Ok(self.vcpus.into_iter().map(|vcpu| vcpu.series).collect())
     }
@@ -315,12 +315,16 @@ fn memory_from_zero(ram: &GuestRam) -> u64 {
         .map_or(0, GuestMemoryRegion::len)
 }
 
-fn exits(before: &Counted, after: &Counted, index: usize) -> Exits {
-    let of = |counted: &Counted| counted.to_user_space.get(index).copied().unwrap_or(0);
+/// What was counted of the vCPU, the `index`th, in between.
+fn exits(before: &Counted, after: &Counted, index: usize, vcpu: VcpuId) -> Exits {
+    let to_user_space = |counted: &Counted| counted.to_user_space.get(index).copied();
+    let reading = |counted: &'_ Counted| {
+        let mut vcpus = counted.kvm.vcpus.iter();
+        let (_, reading) = vcpus.find(|(id, _)| *id == vcpu.0)?;
+        Some(reading.clone())
+    };
     let mut kvm = BTreeMap::new();
-    if let (Some((_, before)), Some((_, after))) =
-        (before.kvm.vcpus.get(index), after.kvm.vcpus.get(index))
-    {
+    if let (Some(before), Some(after)) = (reading(before), reading(after)) {
         for (found, values) in after.iter() {
             let (Sort::Cumulative, Some(&now)) = (found.sort(), values.first()) else {
                 continue;
@@ -331,8 +335,9 @@ fn exits(before: &Counted, after: &Counted, index: usize) -> Exits {
             }
         }
     }
+    let (then, now) = (to_user_space(before), to_user_space(after));
     Exits {
-        to_user_space: of(after).saturating_sub(of(before)),
+        to_user_space: now.unwrap_or(0).saturating_sub(then.unwrap_or(0)),
         kvm,
     }
 }

@@ -75,13 +75,14 @@ impl Plan {
         config.payload.kernel = Some(path.into());
         config.payload.initramfs = None;
         config.payload.cmdline = None;
-        config.net.clear();
         config.disks.clear();
         config.devices.clear();
         config.serial = CharacterConfig::new(CharacterMode::Null);
         config.console = CharacterConfig::new(CharacterMode::Off);
         let facts = HostFacts::read(&config)?;
         let mut spec = MachineSpec::from_config(&config, &facts)?;
+        // Only now: what a config says of them must fit, and no more.
+        spec.net.clear();
         let home = affinity::allowed().map_err(system("read this process's CPU affinity"))?;
         let mut warnings = Vec::new();
         try_places(&mut spec, &mut warnings)?;
