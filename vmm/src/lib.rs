@@ -20,6 +20,7 @@ pub mod control;
 pub mod core_scheduling;
 pub mod host;
 pub mod kvm;
+pub mod latency;
 pub mod machine;
 pub mod memory;
 pub mod metrics;

@@ -3,6 +3,7 @@
 mod checkup;
 mod ctl;
 mod inherited;
+mod lateness;
 mod manual;
 
 use std::error::Error;
@@ -110,6 +111,8 @@ enum Command {
 
     Ctl(ctl::Ctl),
 
+    Latency(lateness::Lateness),
+
     /// Print completions for a shell, to be put where it looks for them.
     Completion {
         /// The shell.
@@ -152,6 +155,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.command {
         Some(Command::Check(checkup)) => return check(checkup, arguments.verbose),
+        Some(Command::Latency(lateness)) => return latency(lateness, &arguments),
         Some(Command::Ctl(ctl)) => return control(ctl, arguments.api_socket.as_ref()),
         Some(Command::Completion { shell }) => {
             return printed(manual::completion(Arguments::command(), *shell));
@@ -187,6 +191,23 @@ fn check(arguments: &Checkup, verbose: u8) -> ExitCode {
                 CheckupError::Usage(..) => ExitCode::from(2),
                 CheckupError::Failed(_) | CheckupError::Output(_) => ExitCode::FAILURE,
             }
+        }
+    }
+}
+
+fn latency(lateness: &lateness::Lateness, arguments: &Arguments) -> ExitCode {
+    if let Err(error) = start_log(arguments) {
+        report(error.as_ref());
+        return ExitCode::FAILURE;
+    }
+    match lateness::main(lateness) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error.code();
+            if code != 0 {
+                report(&error);
+            }
+            ExitCode::from(code)
         }
     }
 }

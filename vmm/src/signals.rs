@@ -11,7 +11,9 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::control::Event;
 
-fn ending() -> SigSet {
+/// The signals that end the process.
+#[must_use]
+pub fn ending() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
         .collect()

@@ -20,16 +20,20 @@ mod tsc;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use godwit_devices::bus::Bus;
+use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state};
 use kvm_ioctls::VcpuFd;
 
 use crate::affinity::{self, PlacementError};
+use crate::arch::regs;
+use crate::boot::Entry;
 use crate::core_scheduling::CoreGroup;
+use crate::kvm::attempt;
 use crate::spec::{CpuSet, FifoPriority, VcpuId};
 
 pub use exit::ExitError;
@@ -133,6 +137,21 @@ struct Marks {
     entered_ns: AtomicU64,
     /// It left the guest for good.
     stopped: AtomicBool,
+    /// Times that it came out of KVM. The thread alone counts.
+    exits: AtomicU64,
+}
+
+/// How often a vCPU came out of KVM, for who looks now and then: it keeps nothing
+/// of the vCPU.
+#[derive(Clone, Debug)]
+pub struct ExitCount(Weak<Marks>);
+
+impl ExitCount {
+    /// As [`VcpuHandle::exits`]; `None`: the vCPU is gone.
+    #[must_use]
+    pub fn read(&self) -> Option<u64> {
+        Some(self.0.upgrade()?.exits.load(Ordering::Relaxed))
+    }
 }
 
 /// Our end of a vCPU thread; dropping it ends the thread.
@@ -219,6 +238,39 @@ impl VcpuHandle {
     #[must_use]
     pub fn has_stopped(&self) -> bool {
         self.marks.stopped.load(Ordering::Acquire)
+    }
+
+    /// Times that the vCPU came out of KVM to godwit: exits that KVM does not
+    /// serve itself, and kicks.
+    #[must_use]
+    pub fn exits(&self) -> u64 {
+        self.marks.exits.load(Ordering::Relaxed)
+    }
+
+    /// The same, to be read later.
+    #[must_use]
+    pub fn exit_count(&self) -> ExitCount {
+        ExitCount(Arc::downgrade(&self.marks))
+    }
+
+    /// Sets the registers of a paused vCPU so that it begins at `entry`, whichever
+    /// of the machine's it is, and without a start-up interrupt. The tables are
+    /// those of the boot processor.
+    #[must_use = "the registers are set only when the answer came"]
+    pub(crate) fn begin(&self, entry: Entry) -> Answer<()> {
+        self.call(move |fd| {
+            let runnable = kvm_mp_state {
+                mp_state: KVM_MP_STATE_RUNNABLE,
+            };
+            let sregs = fd.get_sregs().map_err(attempt("read a vCPU's segments"))?;
+            fd.set_sregs(&regs::special(&entry, sregs))
+                .map_err(attempt("set a vCPU's segments"))?;
+            fd.set_regs(&regs::general(&entry))
+                .map_err(attempt("set a vCPU's registers"))?;
+            fd.set_mp_state(runnable)
+                .map_err(attempt("set a vCPU's multi-processing state"))?;
+            Ok(())
+        })
     }
 
     /// Forgets when it last began to run.

@@ -13,7 +13,7 @@ use crate::boot::Entry;
 mod tests;
 
 /// `__BOOT_CS` of the Linux boot protocol.
-const CODE_SELECTOR: u16 = 0x10;
+pub(crate) const CODE_SELECTOR: u16 = 0x10;
 /// `__BOOT_DS` of the Linux boot protocol.
 const DATA_SELECTOR: u16 = 0x18;
 /// The task register must hold a valid TSS for VM entry (Intel SDM, 26.3.1.2).

@@ -15,6 +15,8 @@ pub struct MachineFacts {
     pub uptime: Duration,
     /// How many it has.
     pub vcpus: usize,
+    /// How often each came out of KVM; empty when they are gone.
+    pub exits: Vec<u64>,
     /// Its memory.
     pub zones: Vec<ZoneFacts>,
     /// Its serial port, when it has one.
@@ -64,6 +66,11 @@ const UPTIME: Family = Family::gauge(
     &[],
 );
 const VCPUS: Family = Family::gauge("godwit_vm_vcpus", "vCPUs of the VM.", &[]);
+const EXITS: Family = Family::counter(
+    "godwit_vcpu_exits_to_user_space_total",
+    "Times the vCPU came out of KVM to godwit; what KVM serves itself is not among them.",
+    &["vcpu"],
+);
 const MEMORY: Family = Family::gauge(
     "godwit_guest_memory_size_bytes",
     "Guest memory as configured, by zone and size of the host's pages.",
@@ -120,6 +127,9 @@ pub(super) fn show_state(page: &mut Page, phase: Phase) {
 pub(super) fn show(page: &mut Page, machine: &MachineFacts) {
     page.set(&UPTIME, &[], machine.uptime.as_secs_f64());
     page.set(&VCPUS, &[], machine.vcpus as u64);
+    for (vcpu, &exits) in machine.exits.iter().enumerate() {
+        page.set(&EXITS, &[&vcpu.to_string()], exits);
+    }
     for zone in &machine.zones {
         let labels = [zone.id.as_str(), page_size(zone.page_bytes)];
         page.set(&MEMORY, &labels, zone.size_bytes);

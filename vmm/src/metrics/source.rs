@@ -17,6 +17,7 @@ use crate::control::Migration;
 use crate::control::phase::Phase;
 use crate::kvm::stats::{KvmReadings, KvmStats};
 use crate::machine::{DeviceWatch, Machine};
+use crate::vcpu::{ExitCount, VcpuHandle};
 
 /// Gathers what `GET /metrics` shows. The control loop tells it of changes;
 /// anyone may ask.
@@ -41,7 +42,7 @@ struct Observed {
 #[derive(Debug)]
 struct MachineSource {
     built: Instant,
-    vcpus: usize,
+    vcpus: Vec<ExitCount>,
     kvm: Weak<KvmStats>,
     zones: Vec<Zone>,
     serial: Option<Weak<Serial>>,
@@ -153,7 +154,7 @@ impl MachineSource {
         let serial = machine.host.serial.as_ref();
         Self {
             built: Instant::now(),
-            vcpus: machine.vcpus.len(),
+            vcpus: machine.vcpus.iter().map(VcpuHandle::exit_count).collect(),
             kvm: Arc::downgrade(&machine.stats),
             zones: zones.collect(),
             serial: serial.map(|serial| Arc::downgrade(&serial.device)),
@@ -175,7 +176,8 @@ impl MachineSource {
             .into_iter();
         Some(MachineFacts {
             uptime: self.built.elapsed(),
-            vcpus: self.vcpus,
+            vcpus: self.vcpus.len(),
+            exits: self.vcpus.iter().filter_map(ExitCount::read).collect(),
             zones,
             serial: serial.map(|serial| serial.counters()),
             devices: devices.map(DeviceFacts::of).collect(),

@@ -115,6 +115,7 @@ fn memory_devices_and_serial_port_have_base_units() {
     let facts = with_machine(MachineFacts {
         uptime: Duration::from_secs(3),
         vcpus: 2,
+        exits: vec![7, 0],
         zones: vec![ZoneFacts {
             id: "mem0".to_owned(),
             page_bytes: 2 << 20,
@@ -142,6 +143,8 @@ fn memory_devices_and_serial_port_have_base_units() {
             "godwit_vm_state{state=\"running\"} 1",
             "godwit_vm_uptime_seconds 3",
             "godwit_vm_vcpus 2",
+            "godwit_vcpu_exits_to_user_space_total{vcpu=\"0\"} 7",
+            "godwit_vcpu_exits_to_user_space_total{vcpu=\"1\"} 0",
             "godwit_guest_memory_size_bytes{zone=\"mem0\",page_size=\"2M\"} 67108864",
             "godwit_guest_memory_allocated_bytes{zone=\"mem0\",page_size=\"2M\"} 4194304",
             "godwit_serial_receive_bytes_total 1",

@@ -115,7 +115,11 @@ impl VcpuThread {
     /// The hot loop: from exit to entry, with no other state.
     fn until_kicked(&mut self) -> Result<(), Stop> {
         loop {
-            let outcome = match self.fd.run() {
+            let exit = self.fd.run();
+            // One writer: a load and a store, no locked instruction.
+            let exits = self.marks.exits.load(Ordering::Relaxed);
+            self.marks.exits.store(exits + 1, Ordering::Relaxed);
+            let outcome = match exit {
                 Ok(exit) => exit::serve(exit, self.page.port_access_width(), &self.buses),
                 Err(error) => match error.errno() {
                     libc::EINTR => return Ok(()),
