@@ -29,6 +29,20 @@ fn names(tasks: &[Task]) -> Vec<&str> {
 }
 
 #[test]
+fn every_thread_is_held_by_the_filter_of_system_calls() {
+    let mut vm = TestVm::start(Config::new("beats=2 halt"));
+    vm.wait_line("end", 1);
+    for thread in std::fs::read_dir(format!("/proc/{}/task", vm.pid())).expect("its threads") {
+        let status = thread.expect("a thread").path().join("status");
+        let status = std::fs::read_to_string(status).expect("its status");
+        // 2: SECCOMP_MODE_FILTER, proc_pid_status(5).
+        assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
+        assert!(status.contains("\nNoNewPrivs:\t1\n"), "{status}");
+    }
+    vm.terminate().assert_code(0);
+}
+
+#[test]
 fn vcpu_threads_have_names() {
     let config = Config::new("smp=3 beats=2 halt").with(json!({"cpus": {"boot_vcpus": 3}}));
     let mut vm = TestVm::start(config);

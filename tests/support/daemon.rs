@@ -32,7 +32,7 @@ impl Daemon {
     pub fn start_in(scratch: Scratch, arguments: &[&str]) -> Self {
         let mut command = Command::new(process::binary());
         command.arg("--api-socket").arg(scratch.file("api.sock"));
-        command.args(arguments);
+        command.args(process::FILTERED).args(arguments);
         Self::spawn(scratch, command)
     }
 

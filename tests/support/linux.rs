@@ -243,6 +243,7 @@ impl LinuxVm {
     pub fn start(scratch: Scratch, config: Config, arguments: &[&str]) -> Self {
         let path = scratch.write("vm.json", config.to_json());
         let mut command = Command::new(super::process::binary());
+        command.args(super::process::FILTERED);
         command.arg("run").arg(path).args(arguments);
         command.current_dir(workspace::root());
         Self {

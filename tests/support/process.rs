@@ -26,6 +26,9 @@ pub fn binary() -> OsString {
     std::env::var_os("GODWIT_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_godwit").into())
 }
 
+/// Every guest of the tests runs under the filter of system calls: what it lacks ends the process.
+pub const FILTERED: [&str; 2] = ["--seccomp", "true"];
+
 /// A process that is killed when the test ends.
 #[derive(Debug)]
 pub struct Godwit {

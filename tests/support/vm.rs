@@ -55,6 +55,7 @@ impl TestVm {
         };
         let path = scratch.write("vm.json", config.to_json());
         let mut command = Command::new(process::binary());
+        command.args(process::FILTERED);
         command.arg("run").arg(path).args(arguments);
         Self {
             process: Godwit::spawn(command),

@@ -25,6 +25,7 @@ pub mod machine;
 pub mod memory;
 pub mod metrics;
 pub mod migrate;
+pub mod seccomp;
 pub mod signals;
 pub mod snapshot;
 pub mod spec;

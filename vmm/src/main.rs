@@ -19,6 +19,7 @@ use std::time::Instant;
 use checkup::{Checkup, CheckupError};
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use godwit::control::{Control, Door, Ending, OnPowerOff, OnReset, Options};
+use godwit::seccomp::{self, Filter};
 use godwit::{signals, vcpu};
 use godwit_api::events::{EventMonitor, EventMonitorError};
 use godwit_api::server::{ApiSocket, ServerHandle, ServerSetup};
@@ -71,32 +72,18 @@ struct Arguments {
     #[arg(long, global = true)]
     no_shutdown: bool,
 
-    /// Whether a filter of system calls holds this process: `false` is all there is.
-    #[arg(long, value_name = "false", global = true, default_value = "false")]
-    seccomp: NoFilter,
+    /// Whether a filter holds this process to the system calls it needs: true, false, or log,
+    /// which lets all pass and has the kernel log those that are not expected.
+    #[arg(
+        long,
+        value_name = "true|false|log",
+        global = true,
+        default_value = "false"
+    )]
+    seccomp: Filter,
 
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-/// The filter that there is not. Clients of the peer ask for that.
-#[derive(Clone, Copy, Debug)]
-struct NoFilter;
-
-impl FromStr for NoFilter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "false" => Ok(Self),
-            "true" | "log" => Err(
-                "godwit has no filter of system calls yet: leave it out, or let the service \
-                 manager set one (systemd: SystemCallFilter=)"
-                    .to_owned(),
-            ),
-            _ => Err("expected false".to_owned()),
-        }
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -241,6 +228,7 @@ fn run(arguments: &Arguments, start: Instant) -> Result<Ending, Box<dyn Error>> 
     let socket = arguments.api_socket.as_ref().map(open).transpose()?;
     let events = arguments.event_monitor.as_ref().map(taken).transpose()?;
     start_log(arguments)?;
+    seccomp::set(arguments.seccomp)?;
     signals::block()?;
     vcpu::install_signal_handler()?;
     dirty::prepare();
