@@ -240,6 +240,7 @@ impl Guest {
                 less(guest::LOST, vcpu.series.lost),
             );
             let (before, id) = (before.as_ref(), vcpu.series.vcpu);
+            vcpu.series.elapsed = before.map_or(Duration::ZERO, |before| after.at - before.at);
             vcpu.series.exits = before.map(|before| exits(before, &after, index, id));
         }
         Ok(self.vcpus.into_iter().map(|vcpu| vcpu.series).collect())
