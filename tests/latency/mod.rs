@@ -1,6 +1,7 @@
 //! `godwit latency`: how late timers reach a guest, and a thread, on this machine. What it
 //! measures is the machine's; what is tested is that it measures, and what it refuses.
 
+mod cpuset;
 mod host;
 mod quiet;
 mod refusals;
@@ -8,6 +9,7 @@ mod stress;
 mod timer;
 
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
@@ -19,7 +21,15 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// The CPU that is measured, ours alone until dropped: of two threads under `SCHED_FIFO` that do
+/// not sleep, the second would not run.
+fn core() -> MutexGuard<'static, ()> {
+    static CORE: Mutex<()> = Mutex::new(());
+    CORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn latency(arguments: &[&str]) -> Ended {
+    let _core = core();
     Godwit::spawn(command(arguments)).wait()
 }
 

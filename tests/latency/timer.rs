@@ -137,6 +137,7 @@ fn text_json_and_picture() {
 #[test]
 fn a_signal_ends_it_early() {
     for arguments in [&["--duration", "1h"][..], &["--duration", "1h", "--host"]] {
+        let _core = super::core();
         let mut process = Godwit::spawn(command(&[arguments, &["--json", "-"]].concat()));
         host::wait_until("its thread runs", || {
             let tasks = host::tasks(process.pid());

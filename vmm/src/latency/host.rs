@@ -147,12 +147,12 @@ impl Host {
     /// A thread ended early.
     pub fn finish(mut self) -> Result<Vec<Series>, LatencyError> {
         self.end.store(true, Ordering::Relaxed);
-        let elapsed = self.elapsed();
         let lost = || system("measure")(io::Error::other("a thread ended early"));
         let mut all = Vec::new();
         for thread in self.threads.drain(..) {
             let mut series = thread.done.recv().map_err(|_| lost())?;
-            series.elapsed = elapsed;
+            // A thread that waits for its CPU measures until it had it.
+            series.elapsed = self.started.elapsed();
             series.scheduled = thread.watched.as_ref().and_then(Watched::since);
             drop(thread.release);
             thread.handle.join().map_err(|_| lost())?;
