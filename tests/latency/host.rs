@@ -10,7 +10,7 @@ fn the_host_is_measured_in_two_ways() {
     assert_eq!(what, [Some("gap"), Some("nanosleep")]);
     for one in series {
         assert_sound(one);
-        assert_about(one, 1, 5000);
+        assert_about(one, 5000);
         assert_eq!(one["scheduled"]["thread"], "host0");
         assert!(one["exits"].is_null(), "{one}");
     }

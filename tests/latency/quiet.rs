@@ -99,6 +99,7 @@ fn exits(socket: &Path) -> Vec<(String, f64)> {
 #[test]
 fn a_polling_guest_is_left_alone() {
     needs_root();
+    let _core = super::core();
     let cpus = host::cpus();
     let (emulator, vcpu) = match cpus.as_slice() {
         [first, .., last] => (*first, *last),

@@ -137,6 +137,7 @@ fn no_permission_for_fifo_is_a_warning() {
                 Ok(())
             });
         }
+        let _core = super::core();
         let ended = Godwit::spawn(command).wait();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         for words in [

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{command, latency};
 use crate::support::host;
-use crate::support::process::Godwit;
+use crate::support::process::{Ended, Godwit};
 use crate::support::scratch::Scratch;
 
 /// A folder to be put on the path, with a `stress-ng` that does `script`.
@@ -17,11 +17,12 @@ fn stress_ng(script: &str) -> Scratch {
     scratch
 }
 
-fn start(path: &Path, class: &str) -> Godwit {
+fn run(path: &Path, class: &str) -> Ended {
+    let _core = super::core();
     let mut command = command(&["--host", "--duration", "1s", "--stress", class]);
     let rest = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{}:{rest}", path.display()));
-    Godwit::spawn(command)
+    Godwit::spawn(command).wait()
 }
 
 /// It runs off the measured CPU, and is gone with its workers at the end.
@@ -32,7 +33,7 @@ fn the_load_runs_elsewhere_and_ends() {
          grep Cpus_allowed_list /proc/self/status > cpus\nsleep 600 &\necho $! > worker\nwait",
     );
     let folder = scratch.file("");
-    let ended = start(&folder, "memory").wait();
+    let ended = run(&folder, "memory");
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.stdout.contains("load on memory"), "{}", ended.stdout);
     let read = |name: &str| fs::read_to_string(scratch.file(name)).expect("what it told");
@@ -52,7 +53,7 @@ fn the_load_runs_elsewhere_and_ends() {
 #[test]
 fn a_load_that_ends_early_is_an_error() {
     let scratch = stress_ng("exit 7");
-    let ended = start(&scratch.file(""), "cpu").wait();
+    let ended = run(&scratch.file(""), "cpu");
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(
         ended.stderr.contains("ended while it was needed"),

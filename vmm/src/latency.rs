@@ -69,6 +69,8 @@ pub struct Series {
     pub vcpu: VcpuId,
     /// The host CPUs that it ran on, as `2-5,8`.
     pub cpus: String,
+    /// How long it was measured.
+    pub elapsed: Duration,
     /// How late, in nanoseconds.
     pub late: Histogram,
     /// Times that passed before their turn came.
@@ -89,6 +91,7 @@ impl Series {
             what,
             vcpu,
             cpus,
+            elapsed: Duration::ZERO,
             late: Histogram::default(),
             missed: 0,
             lost: 0,

@@ -22,6 +22,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 /// How often the live line is written anew.
 const LIVE: Duration = Duration::from_millis(200);
 
+/// How often a guest that starts is looked at.
+const START: Duration = Duration::from_millis(2);
+
 /// Measure how late timer interrupts reach a guest on this host.
 ///
 /// Boots a guest that is built in, with the CPUs, scheduling, exits and memory of the
@@ -253,7 +256,12 @@ fn in_guest(
              one-shot timer, which counts nanoseconds"
         );
     }
-    guest.start()?;
+    guest.start();
+    while !guest.begin()? {
+        if watch.wait(START)? {
+            return Ok(guest.finish()?);
+        }
+    }
     let interval = Guest::interval(plan);
     while guest.elapsed() < plan.timing().duration {
         let left = plan.timing().duration.saturating_sub(guest.elapsed());

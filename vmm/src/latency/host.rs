@@ -151,6 +151,8 @@ impl Host {
         let mut all = Vec::new();
         for thread in self.threads.drain(..) {
             let mut series = thread.done.recv().map_err(|_| lost())?;
+            // A thread that waits for its CPU measures until it had it.
+            series.elapsed = self.started.elapsed();
             series.scheduled = thread.watched.as_ref().and_then(Watched::since);
             drop(thread.release);
             thread.handle.join().map_err(|_| lost())?;

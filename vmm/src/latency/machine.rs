@@ -34,6 +34,7 @@ pub struct Guest {
     stopped: Receiver<VcpuEvent>,
     vcpus: Vec<Measured>,
     khz: u32,
+    started: Option<Instant>,
     before: Option<Counted>,
 }
 
@@ -102,6 +103,7 @@ impl Guest {
             machine,
             stopped,
             khz,
+            started: None,
             before: None,
         };
         guest.prepare(plan, what)?;
@@ -154,27 +156,31 @@ impl Guest {
         self.machine.host.memory.ram()
     }
 
-    /// Lets the vCPUs run, and waits until their timers have fired a few times.
+    /// Lets the vCPUs run.
+    pub fn start(&mut self) {
+        self.started = Some(Instant::now());
+        self.machine.resume();
+    }
+
+    /// Begins to measure once every vCPU's timer has fired a few times; whether it
+    /// does.
     ///
     /// # Errors
     /// A vCPU stopped, or its timer does not fire.
-    pub fn start(&mut self) -> Result<(), LatencyError> {
-        self.machine.resume();
-        let start = Instant::now();
-        loop {
-            self.check()?;
-            let silent = self.vcpus.iter().find(|vcpu| {
-                let head = vcpu.load(self.ram(), guest::HEAD);
-                head < WARM_UP
-            });
-            let Some(silent) = silent else { break };
-            if start.elapsed() > PATIENCE {
+    pub fn begin(&mut self) -> Result<bool, LatencyError> {
+        self.check()?;
+        let silent = |vcpu: &&Measured| vcpu.load(self.ram(), guest::HEAD) < WARM_UP;
+        if let Some(silent) = self.vcpus.iter().find(silent) {
+            let elapsed = self
+                .started
+                .map_or(Duration::ZERO, |started| started.elapsed());
+            if elapsed > PATIENCE {
                 return Err(LatencyError::Silent {
                     vcpu: silent.series.vcpu,
-                    elapsed: start.elapsed(),
+                    elapsed,
                 });
             }
-            std::thread::sleep(Duration::from_millis(2));
+            return Ok(false);
         }
         let ram = Arc::clone(self.machine.host.memory.ram());
         for vcpu in &mut self.vcpus {
@@ -186,7 +192,7 @@ impl Guest {
             vcpu.watched = Watched::named(&format!("vcpu{}", vcpu.series.vcpu));
         }
         self.before = Some(self.count());
-        Ok(())
+        Ok(true)
     }
 
     /// How long it has been measuring.
@@ -240,6 +246,7 @@ impl Guest {
                 less(guest::LOST, vcpu.series.lost),
             );
             let (before, id) = (before.as_ref(), vcpu.series.vcpu);
+            vcpu.series.elapsed = before.map_or(Duration::ZERO, |before| after.at - before.at);
             vcpu.series.exits = before.map(|before| exits(before, &after, index, id));
         }
         Ok(self.vcpus.into_iter().map(|vcpu| vcpu.series).collect())

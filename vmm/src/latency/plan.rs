@@ -13,6 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{LatencyError, guest, system};
 use crate::affinity;
+use crate::arch::cpuid;
 use crate::memory::{Memory, MemoryError};
 use crate::spec::{CpuSet, HostCpu, HostFacts, MachineSpec, VcpuId, format_cpu_list};
 
@@ -221,7 +222,10 @@ pub fn for_cpu(cpu: HostCpu, home: &CpuSet) -> VmConfig {
         policy: SchedPolicy::Fifo,
         priority: Some(1),
     });
-    config.cpus.disable_exits = vec![ExitName::Hlt, ExitName::Pause, ExitName::Mwait];
+    config.cpus.disable_exits = vec![ExitName::Hlt, ExitName::Pause];
+    if cpuid::host_mwait().is_some() {
+        config.cpus.disable_exits.push(ExitName::Mwait);
+    }
     config.cpus.halt_poll_ns = Some(0);
     config.cpus.realtime_hint = true;
     config.memory.size = Some(16 << 20);

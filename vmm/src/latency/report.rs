@@ -3,6 +3,8 @@
 mod picture;
 mod text;
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -49,6 +51,8 @@ pub struct Measured {
     pub vcpu: u8,
     /// The host CPUs, as `2-5,8`.
     pub cpus: String,
+    /// How long it was measured.
+    pub elapsed_ns: u64,
     /// Samples.
     pub samples: u64,
     /// Times that passed before their turn came.
@@ -114,12 +118,11 @@ impl Report {
     #[must_use]
     pub fn new(plan: &Plan, course: Course, series: &[Series]) -> Self {
         let timing = plan.timing();
-        let nanoseconds = |time: std::time::Duration| u64::try_from(time.as_nanos());
         Self {
             version: VERSION,
             godwit: env!("CARGO_PKG_VERSION").to_owned(),
-            period_ns: nanoseconds(timing.period).unwrap_or(u64::MAX),
-            duration_ns: nanoseconds(timing.duration).unwrap_or(u64::MAX),
+            period_ns: nanoseconds(timing.period),
+            duration_ns: nanoseconds(timing.duration),
             interrupted: course.interrupted,
             wait: course.of_guest.then_some(timing.wait),
             stress: course.stress,
@@ -142,6 +145,10 @@ impl Report {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The JSON schema of [`Report`].
 #[must_use]
 pub fn schema() -> schemars::Schema {
@@ -155,6 +162,7 @@ impl Measured {
             what: series.what,
             vcpu: series.vcpu.0,
             cpus: series.cpus.clone(),
+            elapsed_ns: nanoseconds(series.elapsed),
             samples: series.late.samples(),
             missed: series.missed,
             lost: series.lost,

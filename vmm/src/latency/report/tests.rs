@@ -8,6 +8,7 @@ fn series() -> Series {
         series.late.record(value);
     }
     series.missed = 2;
+    series.elapsed = Duration::from_millis(1500);
     series.scheduled = Some(Scheduled {
         thread: "vcpu1".to_owned(),
         voluntary_switches: 7,
@@ -73,7 +74,7 @@ fn the_text_has_what_was_measured() {
     let text = text(&report());
     for words in [
         "vCPU 1 on CPU 3: timer interrupts of a guest, by TSC deadline, every 100 µs, halting",
-        "samples 1001, missed 2",
+        "samples 1001 in 1.50 s, missed 2",
         "min 2.00 µs",
         "max 250 µs",
         "7 voluntary and 1 involuntary switches",
@@ -142,7 +143,7 @@ fn joined_bars_keep_every_sample_and_leave_no_gap() {
 
 #[test]
 fn the_live_line_says_how_it_goes() {
-    let second = std::time::Duration::from_secs(1);
+    let second = Duration::from_secs(1);
     let none = progress("guest", second, Progress::default());
     assert_eq!(none, "guest: 1.0 s, no sample yet");
     let some = Progress {

@@ -67,7 +67,8 @@ fn series(out: &mut String, report: &Report, measured: &Measured) {
         (measured.lost, "lost"),
         (measured.early, "early"),
     ];
-    let _ = write!(out, "  samples {}", measured.samples);
+    let elapsed = time(measured.elapsed_ns);
+    let _ = write!(out, "  samples {} in {elapsed}", measured.samples);
     for (count, name) in counts {
         if count > 0 || name == "missed" {
             let _ = write!(out, ", {name} {count}");
