@@ -95,14 +95,14 @@ pub struct Count {
     /// Tests that failed.
     pub failed: usize,
     /// Tests among those that passed which failed once, in another outer machine.
-    pub second_run: usize,
+    pub later_run: usize,
 }
 
 impl Count {
     fn line(&self, runner: &str, took: Duration) -> String {
         let mut line = format!("{runner}: {} passed, {} failed", self.passed, self.failed);
-        if self.second_run > 0 {
-            line.push_str(&format!(", {} of them in a second run", self.second_run));
+        if self.later_run > 0 {
+            line.push_str(&format!(", {} of them in a later run", self.later_run));
         }
         line.push_str(&format!(" ({:.0} s)", took.as_secs_f64()));
         line

@@ -164,7 +164,7 @@ fn entry_in(
 
 /// Clears what a segment has in memory but not in the file.
 fn clear_tail(ram: &Ram<'_>, segment: &Elf64_Phdr) -> Result<(), KernelDefect> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 4096] = [0; 4096];
     let mut address = segment.p_paddr + segment.p_filesz;
     let mut left = segment.p_memsz.saturating_sub(segment.p_filesz);
     while left > 0 {
