@@ -279,17 +279,14 @@ impl Region {
         }
     }
 
-    /// Which pages of a range this process has mapped, one byte each, the lowest
-    /// bit of it (`mincore(2)`).
-    pub(crate) fn mapped(&self, first: u64, count: u64) -> io::Result<Vec<u8>> {
-        let (at, bytes) = self
-            .span_of(first, count)
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        let mut pages = vec![0_u8; bytes / PAGE_BYTES];
-        // SAFETY: a range inside the mapping, and one byte for each 4 KiB of it.
-        let rc = unsafe { libc::mincore(at.as_ptr().cast(), bytes, pages.as_mut_ptr()) };
+    /// Whether this process has mapped the page (`mincore(2)`).
+    pub(crate) fn is_mapped(&self, page: u64) -> io::Result<bool> {
+        let (at, bytes) = self.span_of(page, 1).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut answer = [0_u8];
+        // SAFETY: one page inside the mapping, and one byte for its answer.
+        let rc = unsafe { libc::mincore(at.as_ptr().cast(), bytes, answer.as_mut_ptr()) };
         if rc == 0 {
-            Ok(pages)
+            Ok(answer[0] & 1 == 1)
         } else {
             Err(io::Error::last_os_error())
         }

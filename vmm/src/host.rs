@@ -139,6 +139,9 @@ impl HostResources {
             MemorySource::Unfilled => Memory::unfilled(&spec.memory)?,
             MemorySource::Files(files) => Memory::adopt(&spec.memory, files)?,
         };
+        if comes && spec.memory.lock {
+            memory.lock_on_fault()?;
+        }
         let device_loop = DeviceLoop::spawn("devices", move || {
             if let Some(Err(error)) =
                 emulator_cpus.map(|cpus| affinity::place_current("devices", &cpus))

@@ -2,6 +2,7 @@
 //! [`crate::builder`].
 
 mod description;
+mod laps;
 mod platform;
 mod state;
 mod watch;
@@ -22,6 +23,7 @@ use crate::spec::MachineSpec;
 use crate::vcpu::VcpuHandle;
 
 pub use description::{Description, DescriptionError, FunctionPlace, NotDescribed};
+pub(crate) use laps::Laps;
 pub use platform::{AddError, Platform, RemoveError};
 pub(crate) use platform::{EjectWatch, Watch};
 pub use state::{MachineV1, RestoreError, SaveError, StateError};
@@ -93,6 +95,13 @@ impl Machine {
             vcpu.resume();
         }
         self.resume_devices();
+    }
+
+    /// Begins to give memory that came with the guest all its pages.
+    pub(crate) fn settle(&mut self) {
+        let cpus = self.spec.platform.emulator_cpus.clone();
+        let cpus = cpus.unwrap_or_else(|| self.host.allowed.clone());
+        self.host.memory.settle(&self.spec.memory, cpus);
     }
 
     /// Tells the paused guest that it stands still.

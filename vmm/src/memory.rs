@@ -18,6 +18,7 @@
 //! too small is an error here and never a SIGBUS in a running guest.
 
 mod prefault;
+mod settle;
 
 use std::ffi::CString;
 use std::fs::File;
@@ -36,6 +37,8 @@ use vm_memory::{
 
 use crate::arch::layout::{self, LayoutError, RamRegion};
 use crate::spec::{CpuSet, MemorySpec, PageSize, ZoneSpec};
+
+use settle::Settle;
 
 /// Guest RAM could not be had as asked for.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +155,7 @@ fn pool_hint(page_size: PageSize, size_bytes: u64) -> String {
 pub struct Memory {
     ram: Arc<GuestRam>,
     regions: Vec<RamRegion>,
+    settle: Option<Settle>,
 }
 
 impl Memory {
@@ -228,6 +232,7 @@ impl Memory {
         Ok(Self {
             ram: Arc::new(ram),
             regions,
+            settle: None,
         })
     }
 
@@ -242,6 +247,12 @@ impl Memory {
             }
         }
         Ok(())
+    }
+
+    /// Begins to give memory that came with a guest what `spec` promises of it,
+    /// in a thread on `cpus` that goes on while the guest runs.
+    pub fn settle(&mut self, spec: &MemorySpec, cpus: CpuSet) {
+        self.settle = Settle::start(self, spec, cpus);
     }
 
     /// The RAM as devices and loaders use it.
@@ -268,6 +279,23 @@ impl Memory {
                 source,
             }
         })
+    }
+
+    /// Locks guest RAM page by page as each is there: for memory that a guest
+    /// comes with.
+    ///
+    /// # Errors
+    /// [`MemoryError::Lock`].
+    pub fn lock_on_fault(&self) -> Result<(), MemoryError> {
+        for region in self.ram.iter() {
+            let (start, size) = (region.as_ptr().cast(), region.size());
+            // SAFETY: as in `lock`.
+            let rc = unsafe { libc::mlock2(start, size, libc::MLOCK_ONFAULT) };
+            if rc != 0 {
+                return Err(MemoryError::Lock(io::Error::last_os_error()));
+            }
+        }
+        Ok(())
     }
 
     /// Locks guest RAM (already filled, or filled by this) so that the host

@@ -9,6 +9,9 @@ use crate::wire::pages::{Content, Index, Piece, lines_bytes};
 use crate::wire::{Header, Kind};
 
 const DOING: &str = "receiving pages";
+/// How much of squeezed pages is written in one call: it stays in the second
+/// level cache.
+const BATCH: usize = 64 * PAGE_BYTES;
 
 /// One receiver's way of writing memory.
 ///
@@ -20,6 +23,8 @@ pub(super) struct Landing<'a> {
     regions: &'a [Region],
     through_file: &'a [bool],
     buffer: Vec<u8>,
+    /// Pages made whole again, on their way through the file.
+    pages: Vec<u8>,
 }
 
 impl<'a> Landing<'a> {
@@ -28,6 +33,7 @@ impl<'a> Landing<'a> {
             regions,
             through_file,
             buffer: Vec::new(),
+            pages: Vec::new(),
         }
     }
 
@@ -135,7 +141,7 @@ impl<'a> Landing<'a> {
 
     /// Writes what is in the buffer, and zeros. Whole pages are in the buffer only
     /// if `buffered`; otherwise they are where they belong already.
-    fn place(&self, index: &Index, buffer: &[u8], buffered: bool) -> Result<(), ChannelError> {
+    fn place(&mut self, index: &Index, buffer: &[u8], buffered: bool) -> Result<(), ChannelError> {
         let mut rest = buffer;
         let mut maps = index.maps.iter();
         for piece in &index.pieces {
@@ -148,7 +154,7 @@ impl<'a> Landing<'a> {
                     let bytes = piece.count as usize * PAGE_BYTES;
                     let (head, tail) = rest.split_at_checked(bytes).ok_or_else(outside)?;
                     rest = tail;
-                    write_through(region, piece, head)?;
+                    write_through(region, piece.first, head).ok_or_else(outside)?;
                 }
                 Content::Raw => {}
                 Content::Lines => {
@@ -158,7 +164,17 @@ impl<'a> Landing<'a> {
                             .split_at_checked(lines_bytes(map))
                             .ok_or_else(outside)?;
                         rest = tail;
-                        region.write(page, &spread(map, head)).ok_or_else(outside)?;
+                        let whole = spread(map, head);
+                        if !buffered {
+                            region.write(page, &whole).ok_or_else(outside)?;
+                            continue;
+                        }
+                        self.pages.extend_from_slice(&whole);
+                        if self.pages.len() == BATCH || page + 1 == piece.first + count {
+                            let first = page + 1 - self.pages.len() as u64 / PAGE;
+                            write_through(region, first, &self.pages).ok_or_else(outside)?;
+                            self.pages.clear();
+                        }
                     }
                 }
             }
@@ -206,12 +222,10 @@ fn spread(map: u64, lines: &[u8]) -> [u8; PAGE_BYTES] {
 
 /// Writes pages through the file; through the mapping where the file does not
 /// take writes.
-fn write_through(region: &Region, piece: &Piece, bytes: &[u8]) -> Result<(), ChannelError> {
-    let offset = region.layout().file_offset + piece.first * PAGE;
+fn write_through(region: &Region, first: u64, bytes: &[u8]) -> Option<()> {
+    let offset = region.layout().file_offset + first * PAGE;
     if region.file().write_all_at(bytes, offset).is_ok() {
-        return Ok(());
+        return Some(());
     }
-    region
-        .write(piece.first, bytes)
-        .ok_or_else(|| nowhere(piece))
+    region.write(first, bytes)
 }

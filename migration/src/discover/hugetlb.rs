@@ -76,22 +76,17 @@ fn of_file(regions: &[Region], indices: &[usize], maps: &mut [Bitmap]) -> io::Re
 }
 
 /// Adds the huge pages that this process has mapped.
+///
+/// `mincore` is asked about the first 4 KiB of each: where nothing is mapped it
+/// looks into the page cache for every 4 KiB of what it is asked about, which
+/// takes 150 ms for 8 GiB of holes.
 fn add_mapped(region: &Region, map: &mut Bitmap) -> io::Result<()> {
-    // In pieces: the answer takes a byte for each 4 KiB.
-    const PIECE: u64 = (1 << 30) / PAGE;
     let step = (region.layout().page_bytes / PAGE).max(1);
-    let step_bytes = usize::try_from(step).map_err(io::Error::other)?;
-    let mut first = 0;
-    while first < region.pages() {
-        let count = PIECE.max(step).min(region.pages() - first);
-        let mapped = region.mapped(first, count)?;
-        let pages = (first..).step_by(step_bytes);
-        for (page, huge) in pages.zip(mapped.chunks(step_bytes)) {
-            if huge.first().is_some_and(|byte| byte & 1 == 1) {
-                map.add_range(page..page + step);
-            }
+    let step_usize = usize::try_from(step).map_err(io::Error::other)?;
+    for page in (0..region.pages()).step_by(step_usize) {
+        if region.is_mapped(page)? {
+            map.add_range(page..page + step);
         }
-        first += count;
     }
     Ok(())
 }

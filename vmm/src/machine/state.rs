@@ -15,6 +15,7 @@ use godwit_devices::serial::{SerialStateError, SerialV1};
 use godwit_devices::virtio::pci::VirtioPciV1;
 
 use super::Machine;
+use super::laps::Laps;
 use crate::kvm::{ClockV1, Elapsed, IrqchipV1, KvmError};
 use crate::vcpu::{Answer, VcpuStateError, VcpuV1};
 
@@ -234,10 +235,13 @@ impl Machine {
     pub fn restore(&self, saved: MachineV1, elapsed: Elapsed) -> Result<(), RestoreError> {
         check("vCPUs", saved.vcpus.len(), self.vcpus.len())?;
         check("devices", saved.functions.len(), self.functions.len())?;
+        let mut laps = Laps::begin("restoring");
         self.vm.restore_clock(&saved.clock, elapsed)?;
         let here = self.vm.save_clock()?;
         let shift = saved.clock.tsc_shift(&here, self.processors.tsc_khz);
+        laps.lap("clock");
         self.vm.restore_irqchip(&saved.irqchip)?;
+        laps.lap("interrupt controllers");
         let answers: Vec<Answer<()>> = self
             .vcpus
             .iter()
@@ -249,19 +253,23 @@ impl Machine {
             let function = function.ok_or_else(|| RestoreError::NoSuchDevice(saved.id.clone()))?;
             function.device.restore(&saved.transport)?;
         }
+        laps.lap("devices");
         self.root.restore(&saved.root)?;
         self.root.refresh();
+        laps.lap("PCI root");
         for (vcpu, answer) in (0..).zip(answers) {
             answer
                 .wait()
                 .map_err(|source| RestoreError::Vcpu { vcpu, source })?;
         }
+        laps.lap("vCPUs");
         // These raise an interrupt that is still pending, which a local APIC that
         // is restored afterwards would forget.
         self.platform.hotplug.restore(saved.hotplug);
         if let (Some(port), Some(saved)) = (&self.host.serial, saved.serial) {
             port.device.restore(saved)?;
         }
+        laps.lap("platform");
         Ok(())
     }
 }

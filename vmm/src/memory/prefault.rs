@@ -67,7 +67,7 @@ fn populate_chunks(span: Span, chunk: usize, next: &AtomicUsize) -> io::Result<(
     }
 }
 
-fn populate_one(address: usize, size: usize) -> io::Result<()> {
+pub(super) fn populate_one(address: usize, size: usize) -> io::Result<()> {
     loop {
         // SAFETY: the range lies in a mapping of this process (see `populate`);
         // populating it leaves its content as it is.

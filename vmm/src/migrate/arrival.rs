@@ -13,7 +13,7 @@ use crate::control::Definition;
 use crate::control::site::Site;
 use crate::host::MemorySource;
 use crate::kvm::Elapsed;
-use crate::machine::{Description, Machine, MachineV1};
+use crate::machine::{Description, Laps, Machine, MachineV1};
 
 /// How long the first vCPU may take to enter the guest.
 const ENTRY: Duration = Duration::from_secs(10);
@@ -64,8 +64,10 @@ impl Arrival {
     /// The machine that came, its description, and whether it runs.
     #[must_use]
     pub fn into_machine(self) -> Option<(Box<Machine>, Definition, bool)> {
-        self.built
-            .map(|built| (built.machine, built.definition, built.running))
+        self.built.map(|mut built| {
+            built.machine.settle();
+            (built.machine, built.definition, built.running)
+        })
     }
 
     fn build(
@@ -149,10 +151,13 @@ impl Destination for Arrival {
         let state = MachineV1::decode(state)?;
         let machine = &self.built()?.machine;
         machine.restore(state, Elapsed::Counts)?;
+        let mut laps = Laps::begin("restoring");
         for function in &machine.functions {
             function.device.with_device(|device| device.acquire())?;
         }
+        laps.lap("places of devices");
         machine.tell_stop();
+        laps.lap("word of the stop");
         Ok(())
     }
 
@@ -161,8 +166,11 @@ impl Destination for Arrival {
         if !built.running {
             return Ok(Moment::now());
         }
+        let mut laps = Laps::begin("resuming");
         announce::once(&built.machine);
+        laps.lap("announcement");
         built.machine.resume_here();
+        laps.lap("vCPUs and devices");
         announce::start(&built.machine);
         let start = Instant::now();
         loop {
