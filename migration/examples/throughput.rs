@@ -124,6 +124,7 @@ fn arguments() -> Result<Case, Box<dyn Error>> {
                     _ => ZeroLines::Auto,
                 };
             }
+            "untouched" => means.untouched = on,
             "clear_before_read" => means.clear_before_read = on,
             "hot_pages_last" => means.hot_pages_last = on,
             "striped_final" => means.striped_final = on,

@@ -4,7 +4,8 @@
 //! - tmpfs (memfd): `SEEK_DATA` and `SEEK_HOLE` walk the page cache, so pages that
 //!   only another process touched count too.
 //! - hugetlbfs: the same calls succeed but say that the file is dense; see
-//!   [`hugetlb`].
+//!   [`hugetlb`]. Pages that are present and that nobody has written since they
+//!   were new hold nothing: they can be left out ([`Fresh`]).
 //! - anything else, or any failure: all of it counts as present. That is slow
 //!   but never wrong.
 
@@ -22,16 +23,25 @@ use nix::unistd::{Whence, lseek};
 use crate::bitmap::Bitmap;
 use crate::memory::{PAGE, Region};
 
+/// What becomes of pages that are present, and known to hold zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fresh {
+    /// They are left out, as if they were absent.
+    LeaveOut,
+    /// They count as present.
+    Count,
+}
+
 /// The pages of each region that are present, as of some moment of the call.
-pub(crate) fn present(regions: &[Region]) -> Vec<Bitmap> {
+pub(crate) fn present(regions: &[Region], fresh: Fresh) -> Vec<Bitmap> {
     let mut maps: Vec<_> = regions.iter().map(|r| Bitmap::new(r.pages())).collect();
-    add_present(regions, &mut maps);
+    add_present(regions, fresh, &mut maps);
     maps
 }
 
 /// Adds to `maps` the pages that are present and not in them: what is known to
 /// be present is not walked over again.
-pub(crate) fn add_present(regions: &[Region], maps: &mut [Bitmap]) {
+pub(crate) fn add_present(regions: &[Region], fresh: Fresh, maps: &mut [Bitmap]) {
     let mut huge = Vec::new();
     for (index, (region, map)) in regions.iter().zip(maps.iter_mut()).enumerate() {
         let kind = fstatfs(region.file().as_fd()).map(|s| s.filesystem_type());
@@ -52,7 +62,7 @@ pub(crate) fn add_present(regions: &[Region], maps: &mut [Bitmap]) {
             map.add_range(0..region.pages());
         }
     }
-    hugetlb::present(regions, &huge, maps);
+    hugetlb::present(regions, &huge, fresh, maps);
 }
 
 /// All pages, present or not: what a peer without discovery does.

@@ -17,8 +17,8 @@
 //! travels, and in which order, is in [`wire`]; the phases and the point of no
 //! return are in [`phase`].
 //!
-//! `unsafe` is in four leaf files: the mapping of guest memory, the vector scan,
-//! system calls on many pieces, and those that serve faults. All else denies it.
+//! `unsafe` is in five leaf files: the mapping of guest memory, the vector scan,
+//! system calls on many pieces, those that serve faults, and the page tables. All else denies it.
 #![deny(unsafe_code)]
 
 pub mod address;
@@ -31,6 +31,7 @@ mod discover;
 pub mod guest;
 pub mod memory;
 pub mod options;
+mod pagemap;
 pub mod phase;
 pub mod precopy;
 mod scan;
@@ -39,6 +40,7 @@ pub mod stats;
 pub mod store;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
+pub mod untouched;
 mod userfault;
 pub mod wire;
 

@@ -71,6 +71,9 @@ impl Default for Options {
 pub struct Means {
     /// Find what is present without touching memory; otherwise all of it is.
     pub discovery: bool,
+    /// Leave out huge pages that nobody has written since they were new, where
+    /// they are watched, and do not scan them.
+    pub untouched: bool,
     /// Do not send pages that are zero.
     pub zero_pages: bool,
     /// Send only the lines that are not zero.
@@ -98,6 +101,7 @@ impl Default for Means {
     fn default() -> Self {
         Self {
             discovery: true,
+            untouched: true,
             zero_pages: true,
             zero_lines: ZeroLines::Auto,
             clear_before_read: true,

@@ -19,7 +19,7 @@ pub use proxy::{Directory, Fault, Proxy, Way};
 pub use replay::{frame, play};
 pub use source::{FakeSource, Memory};
 
-use crate::discover;
+use crate::discover::{self, Fresh};
 use crate::memory::{Layout, PAGE, PAGE_BYTES, Region};
 
 /// A step that a fake is asked for.
@@ -109,8 +109,8 @@ pub fn regions_of(files: &[Arc<File>], sizes: &[u64]) -> Vec<Region> {
 /// Where two memories differ; pages that neither has are not looked at.
 #[must_use]
 pub fn first_difference(a: &[Region], b: &[Region]) -> Option<(usize, u64)> {
-    let mut present = discover::present(a);
-    for (map, other) in present.iter_mut().zip(discover::present(b)) {
+    let mut present = discover::present(a, Fresh::Count);
+    for (map, other) in present.iter_mut().zip(discover::present(b, Fresh::Count)) {
         map.union(&other);
     }
     for (index, map) in present.iter().enumerate() {
@@ -130,7 +130,7 @@ pub fn first_difference(a: &[Region], b: &[Region]) -> Option<(usize, u64)> {
 /// How many pages are allocated in all.
 #[must_use]
 pub fn allocated_pages(regions: &[Region]) -> u64 {
-    discover::present(regions)
+    discover::present(regions, Fresh::Count)
         .iter()
         .map(crate::bitmap::Bitmap::count)
         .sum()

@@ -1,8 +1,8 @@
 //! Faults of guest memory, served by this process (linux/userfaultfd.h).
 //!
-//! Two uses: [`discover`](crate::discover) asks the page cache for pages in a view
-//! of its own, and [`store`](crate::store) puts pages in place as somebody wants
-//! them.
+//! Three uses: [`discover`](crate::discover) asks the page cache for pages in a view
+//! of its own, [`store`](crate::store) puts pages in place as somebody wants them,
+//! and [`untouched`](crate::untouched) has the kernel mark what is written.
 #![allow(unsafe_code, reason = "userfaultfd's ioctls are fenced here")]
 
 use std::io;
@@ -19,6 +19,12 @@ const UFFD_FEATURE_MISSING_HUGETLBFS: u64 = 1 << 4;
 const UFFD_FEATURE_MISSING_SHMEM: u64 = 1 << 5;
 /// Pages of hugetlbfs that are there and not mapped (Linux 5.13).
 const UFFD_FEATURE_MINOR_HUGETLBFS: u64 = 1 << 9;
+/// Write protection of shared memory and hugetlbfs (Linux 5.19).
+const UFFD_FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
+/// The kernel takes the protection away by itself (Linux 6.7).
+const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
+const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1 << 0;
+const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1 << 0;
 const UFFDIO_REGISTER_MODE_MINOR: u64 = 1 << 2;
 const UFFDIO_CONTINUE_MODE_DONTWAKE: u64 = 1 << 0;
@@ -63,6 +69,12 @@ struct Put {
     done: i64,
 }
 
+#[repr(C)]
+struct Protect {
+    range: Range,
+    mode: u64,
+}
+
 /// `struct uffd_msg` of a fault.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -80,6 +92,7 @@ nix::ioctl_read!(uffdio_unregister, UFFD_API, 0x01, Range);
 nix::ioctl_read!(uffdio_wake, UFFD_API, 0x02, Range);
 nix::ioctl_readwrite!(uffdio_copy, UFFD_API, 0x03, Copy);
 nix::ioctl_readwrite!(uffdio_zeropage, UFFD_API, 0x04, Put);
+nix::ioctl_readwrite!(uffdio_writeprotect, UFFD_API, 0x06, Protect);
 nix::ioctl_readwrite!(uffdio_continue, UFFD_API, 0x07, Put);
 nix::ioctl_readwrite!(uffdio_poison, UFFD_API, 0x08, Put);
 /// `USERFAULTFD_IOC_NEW` of `/dev/userfaultfd` (Linux 6.1).
@@ -107,6 +120,13 @@ impl Userfault {
         Self::with(descriptor, features)
     }
 
+    /// Writes, which are marked and not waited for, whoever they are of: so no
+    /// privilege is needed.
+    pub(crate) fn of_writes() -> io::Result<Self> {
+        let features = UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_ASYNC;
+        Self::with(system_call(UFFD_USER_MODE_ONLY)?, features)
+    }
+
     fn with(descriptor: OwnedFd, features: u64) -> io::Result<Self> {
         let mut api = Api {
             api: UFFD_API,
@@ -126,6 +146,25 @@ impl Userfault {
     /// Serves what is not mapped of `region` from now on.
     pub(crate) fn watch_unmapped(&self, region: &Region) -> io::Result<()> {
         self.register(region, UFFDIO_REGISTER_MODE_MINOR)
+    }
+
+    /// Marks each page of `region` that is written from now on.
+    pub(crate) fn mark_writes(&self, region: &Region) -> io::Result<()> {
+        self.register(region, UFFDIO_REGISTER_MODE_WP)?;
+        loop {
+            let mut protect = Protect {
+                range: whole(region),
+                mode: UFFDIO_WRITEPROTECT_MODE_WP,
+            };
+            // SAFETY: the kernel reads one `Protect`. A write to the region faults
+            // once for each page from here on, and goes on by itself.
+            match unsafe { uffdio_writeprotect(self.0.as_raw_fd(), &mut protect) } {
+                Ok(_) => return Ok(()),
+                // Memory maps changed meanwhile: ask again.
+                Err(Errno::EAGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn register(&self, region: &Region, mode: u64) -> io::Result<()> {

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::pair::{BUSY, Pair, assert_alive, assert_still, end_of_migration};
 use crate::support::config::{Config, GIB, MIB};
+use crate::support::daemon::Daemon;
 use crate::support::host::HugePages;
 use crate::support::scratch::Scratch;
 
@@ -71,6 +72,49 @@ fn on_huge_pages() {
     let memory = json!({"memory": {"size": 32 * MIB, "hugepages": true, "hugepage_size": 2 * MIB}});
     moves(busy(&log, 1).with(memory), &log, None, json!({}));
     drop(pool);
+}
+
+/// Prefaulted memory is all there, and only what was written of it is sent: by the guest that
+/// was booted here, and by the one that came.
+#[test]
+fn prefaulted_memory_that_nobody_wrote_is_not_sent() {
+    let pool = HugePages::reserve(256);
+    let log = Scratch::new();
+    let memory = json!({"memory": {
+        "size": 256 * MIB, "hugepages": true, "hugepage_size": 2 * MIB, "prefault": true,
+    }});
+    let mut pair = Pair::new();
+    pair.source
+        .put_json("vm.create", &busy(&log, 1).with(memory).to_json());
+    pair.source.put("vm.boot");
+    assert_alive(&log);
+    // The image, its tables and 256 KiB are in a few huge pages of the 128.
+    let wanted = if marks_writes() { 32 * MIB } else { 256 * MIB };
+    for _ in 0..2 {
+        // What came is prefaulted while the guest runs.
+        pool.wait_for_used(128);
+        let url = pair.unix();
+        pair.receive_and_send(&url, json!({}));
+        let progress = end_of_migration(&mut pair.source);
+        let present = progress["present_bytes"].as_u64().unwrap_or_default();
+        assert!((MIB..=wanted).contains(&present), "{progress}");
+        pair.source.ended(0);
+        pair = Pair {
+            source: pair.destination,
+            destination: Daemon::start(),
+        };
+        assert_alive(&log);
+    }
+    pair.source.shut_down();
+    pair.destination.shut_down();
+    drop(pool);
+}
+
+/// Linux 6.7 has userfaultfd mark writes.
+fn marks_writes() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split('.').map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(7))
 }
 
 /// What makes a move fast is not what makes it right.

@@ -187,6 +187,20 @@ impl HugePages {
         Self::total() - Self::read("free_hugepages")
     }
 
+    /// Pages that come one by one.
+    #[track_caller]
+    pub fn wait_for_used(&self, pages: u64) {
+        let start = Instant::now();
+        while self.used() != pages {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{} pages are used, not {pages}",
+                self.used()
+            );
+            thread::sleep(GLANCE);
+        }
+    }
+
     /// A process that has just gone gives its pages back a moment later.
     #[track_caller]
     pub fn wait_for_available(&self, pages: u64) {

@@ -79,9 +79,11 @@ pub struct Origin<'a> {
 pub enum MemorySource {
     /// It is new, and filled as the spec says.
     New,
-    /// It is new, and what it holds comes later; huge pages are reserved all
-    /// the same.
+    /// It is new, and what it holds is put in place later, by whoever serves its
+    /// faults; huge pages are reserved all the same.
     Unfilled,
+    /// It is new, and what it holds comes from another instance.
+    Awaited,
     /// It is that of another instance: one file for each region, in the order
     /// of guest addresses.
     Files(Vec<OwnedFd>),
@@ -137,6 +139,7 @@ impl HostResources {
         let memory = match origin.memory {
             MemorySource::New => Memory::create(&spec.memory, fill_cpus)?,
             MemorySource::Unfilled => Memory::unfilled(&spec.memory)?,
+            MemorySource::Awaited => Memory::awaiting(&spec.memory)?,
             MemorySource::Files(files) => Memory::adopt(&spec.memory, files)?,
         };
         if comes && spec.memory.lock {

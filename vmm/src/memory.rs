@@ -18,6 +18,7 @@
 //! too small is an error here and never a SIGBUS in a running guest.
 
 mod prefault;
+mod regions;
 mod settle;
 
 use std::ffi::CString;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use godwit_devices::GuestRam;
 use godwit_devices::dirty::DirtyMap;
+use godwit_migration::untouched::Untouched;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollectionError,
@@ -38,6 +40,7 @@ use vm_memory::{
 use crate::arch::layout::{self, LayoutError, RamRegion};
 use crate::spec::{CpuSet, MemorySpec, PageSize, ZoneSpec};
 
+pub(crate) use regions::regions;
 use settle::Settle;
 
 /// Guest RAM could not be had as asked for.
@@ -156,6 +159,8 @@ pub struct Memory {
     ram: Arc<GuestRam>,
     regions: Vec<RamRegion>,
     settle: Option<Settle>,
+    /// Knows which huge pages were never written, for a migration.
+    untouched: Option<Untouched>,
 }
 
 impl Memory {
@@ -165,12 +170,36 @@ impl Memory {
     /// # Errors
     /// See [`MemoryError`]; whatever was allocated is freed again.
     pub fn create(spec: &MemorySpec, fill_cpus: &CpuSet) -> Result<Self, MemoryError> {
-        let memory = Self::unfilled(spec)?;
+        let mut memory = Self::unfilled(spec)?;
         memory.prefault(spec, fill_cpus)?;
         if spec.lock {
             memory.lock()?;
         }
+        memory.watch_writes();
         Ok(memory)
+    }
+
+    /// Makes guest RAM for a guest that comes: as [`unfilled`](Self::unfilled),
+    /// and what is written of it is known from the beginning.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn awaiting(spec: &MemorySpec) -> Result<Self, MemoryError> {
+        let mut memory = Self::unfilled(spec)?;
+        memory.watch_writes();
+        Ok(memory)
+    }
+
+    /// Begins, with memory that nobody has written yet, to know which huge pages
+    /// are. Where that cannot be had, a migration reads them all.
+    fn watch_writes(&mut self) {
+        let watched = regions(&self.ram)
+            .map_err(io::Error::other)
+            .and_then(|regions| Untouched::watch(&regions));
+        match watched {
+            Ok(untouched) => self.untouched = untouched,
+            Err(error) => tracing::debug!("writes to huge pages are not watched: {error}"),
+        }
     }
 
     /// Makes guest RAM without pages; huge ones are reserved.
@@ -233,6 +262,7 @@ impl Memory {
             ram: Arc::new(ram),
             regions,
             settle: None,
+            untouched: None,
         })
     }
 

@@ -31,7 +31,8 @@ use crate::machine::{
     Description, DescriptionError, Machine, MachineV1, RestoreError, SaveError, StateError,
 };
 use crate::memory::MemoryError;
-use crate::migrate::{PlaceError, Places, regions};
+use crate::memory::regions;
+use crate::migrate::{PlaceError, Places};
 
 use seal::SealV1;
 

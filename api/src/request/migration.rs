@@ -177,6 +177,8 @@ pub enum ZeroLines {
 pub enum Means {
     /// Source: find what is present without touching memory.
     Discovery,
+    /// Source: leave out huge pages that nobody has written since they were new.
+    Untouched,
     /// Source: leave out pages that are zero.
     ZeroPages,
     /// Source: re-arm the dirty log right before a page is read.

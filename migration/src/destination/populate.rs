@@ -71,10 +71,11 @@ impl Drop for Populate {
     }
 }
 
-/// In pieces, so that the end is noticed. A failure is met again, and told,
+/// In pieces, so that the end is noticed, and the address space is not locked for
+/// long. A failure is met again, and told,
 /// when the content comes.
 fn populate(regions: &[Region], extent: &Extent, ended: impl Fn() -> bool) {
-    const PIECE: u64 = 2048;
+    const PIECE: u64 = 512;
     let Some(region) = regions.get(usize::from(extent.region)) else {
         return;
     };

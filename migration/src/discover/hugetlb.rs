@@ -1,26 +1,31 @@
 //! What is present on hugetlbfs, where `SEEK_DATA` calls every file dense.
 //!
-//! 1. `fstat` counts all huge pages of the file, whoever touched them. If it has
-//!    as many as it is long, all is present.
-//! 2. `mincore` sees what this process has mapped. If that is as many, those are it.
-//! 3. Otherwise another process (a vhost-user back end) touched pages that we have
+//! 1. `fstat` counts all huge pages of the file, whoever touched them. If this
+//!    process has mapped as many and its writes are marked
+//!    ([`untouched`](crate::untouched)), the written ones are it: the others hold
+//!    zeros.
+//! 2. If the file has as many as it is long, all is present.
+//! 3. `mincore` sees what this process has mapped. If that is as many, those are it.
+//! 4. Otherwise another process (a vhost-user back end) touched pages that we have
 //!    not mapped. [`probe`](super::probe) finds them through userfaultfd.
-//! 4. Where that is not permitted, every page counts as present.
+//! 5. Where that is not permitted, every page counts as present.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use super::Fresh;
 use super::probe::probe;
 use crate::bitmap::Bitmap;
 use crate::memory::{PAGE, Region};
+use crate::pagemap::{self, Marked};
 
 /// The unit of `st_blocks`, whatever the file system's (inode(7)).
 const BLOCK_BYTES: u64 = 512;
 
 /// Fills in `maps` of the regions `huge`, file by file: `fstat` counts a file's
 /// pages, not a region's.
-pub(super) fn present(regions: &[Region], huge: &[usize], maps: &mut [Bitmap]) {
+pub(super) fn present(regions: &[Region], huge: &[usize], fresh: Fresh, maps: &mut [Bitmap]) {
     let mut files: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
     for &index in huge {
         let id = regions
@@ -30,6 +35,9 @@ pub(super) fn present(regions: &[Region], huge: &[usize], maps: &mut [Bitmap]) {
         files.entry(id).or_default().push(index);
     }
     for indices in files.into_values() {
+        if fresh == Fresh::LeaveOut && add_written(regions, &indices, maps) {
+            continue;
+        }
         if let Err(error) = of_file(regions, &indices, maps) {
             tracing::debug!(
                 ?indices,
@@ -43,6 +51,38 @@ pub(super) fn present(regions: &[Region], huge: &[usize], maps: &mut [Bitmap]) {
             }
         }
     }
+}
+
+/// Adds the pages of a file that were written since they were new. False: that is
+/// not known, and nothing was added.
+fn add_written(regions: &[Region], indices: &[usize], maps: &mut [Bitmap]) -> bool {
+    /// The guest may take new pages between two looks.
+    const ATTEMPTS: usize = 3;
+    let of_file: Vec<_> = indices.iter().filter_map(|&i| regions.get(i)).collect();
+    let Some(file) = of_file.first().map(|region| region.file()) else {
+        return false;
+    };
+    for _ in 0..ATTEMPTS {
+        let marked = of_file.iter().map(|region| pagemap::marked(region));
+        let Ok(marked) = marked.collect::<Result<Vec<_>, _>>() else {
+            return false;
+        };
+        let mapped: u64 = marked.iter().map(|marked| marked.mapped_bytes).sum();
+        // After the marks: a page that somebody brought in since is one too many.
+        if !file
+            .metadata()
+            .is_ok_and(|facts| facts.blocks() * BLOCK_BYTES == mapped)
+        {
+            continue;
+        }
+        for (&index, Marked { written, .. }) in indices.iter().zip(marked) {
+            if let Some(map) = maps.get_mut(index) {
+                map.union(&written);
+            }
+        }
+        return true;
+    }
+    false
 }
 
 fn of_file(regions: &[Region], indices: &[usize], maps: &mut [Bitmap]) -> io::Result<()> {

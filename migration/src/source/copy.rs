@@ -10,7 +10,7 @@ use super::hot::Hot;
 use super::round::Work;
 use super::sender::Senders;
 use crate::bitmap::Bitmap;
-use crate::discover;
+use crate::discover::{self, Fresh};
 use crate::guest::{DirtyLog, LogStart, Source};
 use crate::memory::{PAGE, Region};
 use crate::options::AtTimeout;
@@ -30,8 +30,13 @@ impl<S: Source> Driver<'_, S> {
         regions: &[Region],
         start: LogStart,
     ) -> Result<Vec<Bitmap>, SendError> {
+        let fresh = if self.options.means.untouched {
+            Fresh::LeaveOut
+        } else {
+            Fresh::Count
+        };
         let mut present = if self.options.means.discovery {
-            discover::present(regions)
+            discover::present(regions, fresh)
         } else {
             discover::everything(regions)
         };
@@ -44,7 +49,7 @@ impl<S: Source> Driver<'_, S> {
                 clear_all(log.as_ref(), index, &absent)?;
             }
             if absent_pages != 0 && self.options.means.discovery {
-                discover::add_present(regions, &mut present);
+                discover::add_present(regions, fresh, &mut present);
             }
             if !self.options.means.clear_before_read {
                 for (index, map) in present.iter().enumerate() {

@@ -36,7 +36,7 @@ use super::chunks::{CHUNK_BYTES, Place, runs};
 use super::load::{check, data, read};
 use super::{Checksums, StoreError, Stored, failed};
 use crate::bitmap::Bitmap;
-use crate::discover;
+use crate::discover::{self, Fresh};
 use crate::memory::{PAGE, Region};
 use crate::userfault::Userfault;
 
@@ -318,7 +318,7 @@ fn watch(areas: &[Area]) -> io::Result<Userfault> {
     for region in &regions {
         faults.watch_absent(region)?;
     }
-    if discover::present(&regions)
+    if discover::present(&regions, Fresh::Count)
         .iter()
         .any(|map| map.count() != 0)
     {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use super::chunks::{CHUNK_PAGES, Place, of_zeros, runs};
 use super::{Checksums, StoreError, Stored, failed};
 use crate::bitmap::Bitmap;
-use crate::discover;
+use crate::discover::{self, Fresh};
 use crate::memory::{PAGE_BYTES, Region};
 
 /// Chunks that are looked at and written together: 1 MiB.
@@ -26,7 +26,7 @@ pub fn save(regions: &[Region], file: &File) -> Result<(Stored, Checksums), Stor
         .map_err(failed("set the size of", stored.size_bytes))?;
     let mut sums = Vec::new();
     let mut buffer = Vec::new();
-    let present = discover::present(regions);
+    let present = discover::present(regions, Fresh::LeaveOut);
     for ((region, place), present) in regions.iter().zip(places).zip(present) {
         for number in (0..place.count()).step_by(TOGETHER) {
             let chunks = number..place.count().min(number + TOGETHER);

@@ -132,6 +132,7 @@ fn do_without(means: &mut Means, without: &[Without]) {
     for name in without {
         *match name {
             Without::Discovery => &mut means.discovery,
+            Without::Untouched => &mut means.untouched,
             Without::ZeroPages => &mut means.zero_pages,
             Without::ClearBeforeRead => &mut means.clear_before_read,
             Without::HotPagesLast => &mut means.hot_pages_last,

@@ -60,18 +60,29 @@ fn populate_chunks(span: Span, chunk: usize, next: &AtomicUsize) -> io::Result<(
             return Ok(());
         }
         let size = chunk.min(span.size - offset);
-        populate_one(span.start + offset, size).inspect_err(|_| {
+        populate_one(span.start + offset, size, Access::Write).inspect_err(|_| {
             // The others need not go on: what they fill is freed at once.
             next.store(span.size, Ordering::Relaxed);
         })?;
     }
 }
 
-pub(super) fn populate_one(address: usize, size: usize) -> io::Result<()> {
+/// As what access the pages are taken: a write is marked where writes are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+pub(super) fn populate_one(address: usize, size: usize, access: Access) -> io::Result<()> {
+    let advice = match access {
+        Access::Read => libc::MADV_POPULATE_READ,
+        Access::Write => libc::MADV_POPULATE_WRITE,
+    };
     loop {
         // SAFETY: the range lies in a mapping of this process (see `populate`);
         // populating it leaves its content as it is.
-        let rc = unsafe { libc::madvise(address as *mut _, size, libc::MADV_POPULATE_WRITE) };
+        let rc = unsafe { libc::madvise(address as *mut _, size, advice) };
         if rc == 0 {
             return Ok(());
         }

@@ -13,12 +13,13 @@ use godwit_devices::GuestRam;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::Memory;
-use super::prefault;
+use super::prefault::{self, Access};
 use crate::affinity;
 use crate::spec::{CpuSet, MemorySpec};
 
-/// Between two looks at whether it is to end.
-const PIECE: usize = 64 << 20;
+/// What is taken at a time. The address space is locked meanwhile, which vCPUs
+/// and devices may need too.
+const PIECE: usize = 2 << 20;
 
 /// The thread that does it. Dropping it ends it after the piece it is at.
 #[derive(Debug)]
@@ -45,6 +46,10 @@ impl Settle {
             return None;
         }
         let ram = Arc::clone(&memory.ram);
+        let access = match memory.untouched {
+            Some(_) => Access::Read,
+            None => Access::Write,
+        };
         let over = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&over);
         let thread = thread::Builder::new()
@@ -54,7 +59,7 @@ impl Settle {
                 let _ = affinity::pin_current(&cpus);
                 let began = Instant::now();
                 let mut regions = wanted.iter().filter_map(|start| ram.find_region(*start));
-                if regions.all(|region| fill(region, &ended)) {
+                if regions.all(|region| fill(region, access, &ended)) {
                     tracing::debug!("memory has all its pages after {:?}", began.elapsed());
                 }
             })
@@ -77,7 +82,7 @@ impl Drop for Settle {
 }
 
 /// False when it was not done to its end.
-fn fill(region: &<GuestRam as GuestMemoryBackend>::R, over: &AtomicBool) -> bool {
+fn fill(region: &<GuestRam as GuestMemoryBackend>::R, access: Access, over: &AtomicBool) -> bool {
     let size = usize::try_from(region.len()).unwrap_or(usize::MAX);
     for offset in (0..size).step_by(PIECE) {
         if over.load(Ordering::Relaxed) {
@@ -85,7 +90,8 @@ fn fill(region: &<GuestRam as GuestMemoryBackend>::R, over: &AtomicBool) -> bool
         }
         let start = region.as_ptr().wrapping_add(offset);
         // Pages of 1 GiB are taken whole by their first piece.
-        if let Err(error) = prefault::populate_one(start as usize, PIECE.min(size - offset)) {
+        if let Err(error) = prefault::populate_one(start as usize, PIECE.min(size - offset), access)
+        {
             tracing::warn!(
                 "The guest's memory at {:#x} has no pages yet, and gets them when it is \
                  touched: {error}",

@@ -8,12 +8,12 @@ use godwit_migration::stats::Moment;
 
 use super::announce;
 use super::places::Places;
-use super::regions;
 use crate::control::Definition;
 use crate::control::site::Site;
 use crate::host::MemorySource;
 use crate::kvm::Elapsed;
 use crate::machine::{Description, Laps, Machine, MachineV1};
+use crate::memory::regions;
 
 /// How long the first vCPU may take to enter the guest.
 const ENTRY: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ fn check_registers(machine: &Machine, description: &Description) -> Result<(), A
 
 impl Destination for Arrival {
     fn prepare(&mut self, description: &[u8]) -> Result<Prepared, Refusal> {
-        self.build(description, MemorySource::Unfilled, Vec::new())
+        self.build(description, MemorySource::Awaited, Vec::new())
     }
 
     fn prepare_with_files(

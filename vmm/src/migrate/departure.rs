@@ -12,8 +12,8 @@ use godwit_migration::source::{GuestIs, SendError, SendFailure};
 
 use super::log::MachineLog;
 use super::places::served_by_taps;
-use super::regions;
 use crate::machine::{Description, Machine};
+use crate::memory::regions;
 
 /// A machine on its way to another instance.
 #[derive(Debug)]

@@ -77,8 +77,9 @@ pub struct MigrateOptions {
 }
 
 /// What `vm.send-migration` and `vm.receive-migration` can do without.
-const MEANS: [&str; 9] = [
+const MEANS: [&str; 10] = [
     "discovery",
+    "untouched",
     "zero-pages",
     "clear-before-read",
     "hot-pages-last",
