@@ -80,6 +80,14 @@ pub fn build(
         interrupts.preset(&description.routes)?;
     }
     let functions = devices::attach_functions(&vm, &interrupts, &root, start, &mut host)?;
+    if let Some(description) = start.description() {
+        for expected in &description.doorbells {
+            if let Some(function) = functions.iter().find(|f| f.id == expected.id) {
+                let (bar, queues) = (expected.bar, &expected.queues);
+                function.device.expect_doorbells(bar, queues);
+            }
+        }
+    }
     let platform = devices::platform(&root, &interrupts, &host, told.ejected)?;
     let buses = devices::connect_buses(&root, &interrupts, &platform, &host)?;
     // 4. The kernel and what it is told about the machine.

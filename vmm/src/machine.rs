@@ -22,7 +22,9 @@ use crate::kvm::stats::KvmStats;
 use crate::spec::MachineSpec;
 use crate::vcpu::VcpuHandle;
 
-pub use description::{Description, DescriptionError, FunctionPlace, NotDescribed};
+pub use description::{
+    Description, DescriptionError, FunctionDoorbells, FunctionPlace, NotDescribed,
+};
 pub(crate) use laps::Laps;
 pub use platform::{AddError, Platform, RemoveError};
 pub(crate) use platform::{EjectWatch, Watch};

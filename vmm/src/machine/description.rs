@@ -5,7 +5,7 @@ use godwit_api::config::VmConfig;
 use kvm_bindings::kvm_cpuid_entry2;
 use serde::{Deserialize, Serialize};
 
-use super::Machine;
+use super::{Function, Machine};
 
 /// A machine before its memory and state.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +26,27 @@ pub struct Description {
     pub routes: Vec<Option<(u64, u32)>>,
     /// Whether the guest is to run when it has arrived.
     pub running: bool,
+    /// The doorbells that devices have bound. Behind all else in the bytes: an
+    /// older godwit does not read it, and did not write it.
+    #[serde(skip)]
+    pub doorbells: Vec<FunctionDoorbells>,
+}
+
+/// Where a device's doorbells are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionDoorbells {
+    /// The device's id.
+    pub id: String,
+    /// The guest address of the BAR that they are in.
+    pub bar: u64,
+    /// Of which queues.
+    pub queues: Vec<u16>,
+}
+
+/// What follows a description.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ahead {
+    doorbells: Vec<FunctionDoorbells>,
 }
 
 /// Where a device is.
@@ -79,6 +100,7 @@ impl Description {
             msrs: machine.processors.msrs.to_vec(),
             routes: machine.platform.interrupts.table(),
             running,
+            doorbells: machine.functions.iter().filter_map(doorbells).collect(),
         })
     }
 
@@ -111,7 +133,12 @@ impl Description {
     /// # Errors
     /// The encoder's.
     pub fn encode(&self) -> Result<Vec<u8>, DescriptionError> {
-        Ok(postcard::to_stdvec(self)?)
+        let bytes = postcard::to_stdvec(self)?;
+        if self.doorbells.is_empty() {
+            return Ok(bytes);
+        }
+        let doorbells = self.doorbells.clone();
+        Ok(postcard::to_extend(&Ahead { doorbells }, bytes)?)
     }
 
     /// The description that `bytes` are.
@@ -119,6 +146,54 @@ impl Description {
     /// # Errors
     /// They are none.
     pub fn decode(bytes: &[u8]) -> Result<Self, DescriptionError> {
-        Ok(postcard::from_bytes(bytes)?)
+        let (mut description, ahead): (Self, _) = postcard::take_from_bytes(bytes)?;
+        if !ahead.is_empty() {
+            let ahead: Ahead = postcard::from_bytes(ahead)?;
+            description.doorbells = ahead.doorbells;
+        }
+        Ok(description)
+    }
+}
+
+fn doorbells(function: &Function) -> Option<FunctionDoorbells> {
+    let (bar, queues) = function.device.doorbells()?;
+    let id = function.id.clone();
+    Some(FunctionDoorbells { id, bar, queues })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description(doorbells: Vec<FunctionDoorbells>) -> Description {
+        Description {
+            version: "0.1.0".to_owned(),
+            config: "{}".to_owned(),
+            functions: Vec::new(),
+            cpuid: Vec::new(),
+            tsc_khz: 2_000_000,
+            msrs: vec![0x10],
+            routes: vec![None],
+            running: true,
+            doorbells,
+        }
+    }
+
+    #[test]
+    fn doorbells_follow_what_older_ones_read() {
+        let doorbells = vec![FunctionDoorbells {
+            id: "net0".to_owned(),
+            bar: 0xe000_0000,
+            queues: vec![0, 1, 2],
+        }];
+        let bytes = description(doorbells.clone()).encode().unwrap();
+        assert_eq!(Description::decode(&bytes).unwrap().doorbells, doorbells);
+        let old = description(Vec::new()).encode().unwrap();
+        assert!(bytes.starts_with(&old) && bytes.len() > old.len());
+        assert_eq!(Description::decode(&old).unwrap().doorbells, []);
+        // Cut off anywhere behind the old part: an error, and no panic.
+        for end in old.len() + 1..bytes.len() {
+            assert!(Description::decode(&bytes[..end]).is_err(), "{end}");
+        }
     }
 }

@@ -33,6 +33,11 @@ impl Bells {
         self.kicks.get(usize::from(queue))
     }
 
+    /// The queues whose doorbells are bound.
+    pub fn bound(&self) -> impl Iterator<Item = u16> {
+        self.bound.iter().map(|(queue, _)| *queue)
+    }
+
     /// Binds the doorbells of `queues` behind the BAR at `bar`, and no others.
     ///
     /// A doorbell that cannot be bound still works: its writes come to us.
@@ -77,5 +82,31 @@ impl Bells {
 impl Drop for Bells {
     fn drop(&mut self) {
         self.set(None, std::iter::empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeDoorbells;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    #[test]
+    fn what_was_expected_stays_and_what_was_not_goes() {
+        let doorbells = Arc::new(FakeDoorbells::default());
+        let kicks = (0..3).map(|_| EventFd::new(EFD_NONBLOCK).unwrap());
+        let mut bells = Bells::new(Arc::clone(&doorbells) as _, kicks.collect());
+        let at = |bar: u64, queue: u64| bar + u64::from(NOTIFY) + queue * 4;
+        // Told ahead, with a queue that is not there.
+        bells.set(Some(GuestAddress(0x1000)), [0, 1, 9].into_iter());
+        assert_eq!(doorbells.bound(), [at(0x1000, 0), at(0x1000, 1)]);
+        assert_eq!(bells.bound().collect::<Vec<_>>(), [0, 1]);
+        // The state agrees: nothing is bound twice, which would be refused.
+        bells.set(Some(GuestAddress(0x1000)), [0, 1, 2].into_iter());
+        assert_eq!(bells.bound().count(), 3);
+        // The driver has moved the BAR since.
+        bells.set(Some(GuestAddress(0x2000)), [0].into_iter());
+        assert_eq!(doorbells.bound(), [at(0x2000, 0)]);
+        assert_eq!(doorbells.refused(), 0);
     }
 }

@@ -253,6 +253,25 @@ impl VirtioPci {
         self.lock().transport.running.is_some()
     }
 
+    /// The doorbells that are bound, to be told ahead of the state: the address of
+    /// the first queue's BAR, and the queues. `None`: there are none.
+    #[must_use]
+    pub fn doorbells(&self) -> Option<(u64, Vec<u16>)> {
+        let function = self.lock();
+        let bar = function.transport.bar?;
+        let queues: Vec<_> = function.transport.bells.bound().collect();
+        (!queues.is_empty()).then_some((bar.0, queues))
+    }
+
+    /// Binds the doorbells that a state that comes will most likely want: each
+    /// costs KVM a grace period. The state itself decides; until then nobody
+    /// rings them.
+    pub fn expect_doorbells(&self, bar: u64, queues: &[u16]) {
+        let bells = &mut self.lock().transport.bells;
+        let queues = queues.iter().copied().take(layout::MAX_QUEUES);
+        bells.set(Some(GuestAddress(bar)), queues);
+    }
+
     /// How to announce a change of the device's configuration.
     #[must_use]
     pub fn config_change(&self) -> Arc<dyn ConfigChange> {
