@@ -190,7 +190,10 @@ fn either_side_cancels() {
 /// The guest ends while its memory is on its way: it ends here, as it would have.
 #[test]
 fn the_guest_ends_on_its_way() {
-    for end in ["poweroff", "reset"] {
+    for (end, reason) in [
+        ("poweroff", "The guest switched itself off"),
+        ("reset", "The guest asked for a reset"),
+    ] {
         let config = Config::new(&format!(
             "fill=512K lines=64 verify dirty=1 report=20 beats=1500 {end}"
         ));
@@ -199,10 +202,15 @@ fn the_guest_ends_on_its_way() {
         let there = Waiting::at(&url);
         guest.send(&url, json!({"bandwidth_bps": 20_000}));
         // So slow that it cannot have left before.
-        there.failed().shut_down();
+        let (there, reasons) = there.failed_because();
+        assert!(reasons.ends_with(reason), "{reasons}");
+        there.shut_down();
         if end == "poweroff" {
             guest.wait_end();
         } else {
+            let progress = guest.wait_stays();
+            assert_eq!(progress["status"], "failed", "{progress}");
+            assert!(progress["error"].to_string().contains(reason), "{progress}");
             guest.wait_boots(2);
             assert_eq!(guest.here.state(), "Running");
             guest.here.shut_down();

@@ -83,6 +83,30 @@ pub enum Event {
     Done(Box<Done>),
 }
 
+impl Event {
+    /// Why it is no use to go on with what a worker does, if it is none.
+    fn ends_work(&self) -> Option<String> {
+        Some(match self {
+            Self::Vcpu { event, .. } => match &event.stop {
+                Stop::PowerOff => "The guest switched itself off".to_owned(),
+                Stop::Reset => "The guest asked for a reset".to_owned(),
+                Stop::TripleFault => "The guest shut down by a triple fault".to_owned(),
+                Stop::Failed(error) => {
+                    format!("vCPU {} of the guest stopped: {error}", event.vcpu.0)
+                }
+            },
+            Self::Terminate { .. } | Self::Escape(_) => PROCESS_ENDS.to_owned(),
+            // A device less does not stop a migration.
+            Self::Ejected { .. } | Self::Filled { .. } | Self::Request(..) | Self::Done(_) => {
+                return None;
+            }
+        })
+    }
+}
+
+/// What work fails for that the process does not wait for.
+const PROCESS_ENDS: &str = "The process was asked to end";
+
 /// How the guest, or the process, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -316,11 +340,8 @@ impl Control {
             Event::Done(done) => self.done(state, *done),
             Event::Filled { incarnation, end } => self.filled(state, incarnation, end),
             event if matches!(state, State::Busy(_)) => {
-                // A device less does not stop a migration.
-                if let State::Busy(work) = &state
-                    && !matches!(event, Event::Ejected { .. })
-                {
-                    work.cancel();
+                if let (State::Busy(work), Some(reason)) = (&state, event.ends_work()) {
+                    work.cancel_because(reason);
                 }
                 self.deferred.push_back(event);
                 Ok(state)

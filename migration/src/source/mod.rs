@@ -131,7 +131,10 @@ impl<S: Source> Driver<'_, S> {
         }
         self.timed(Phase::State, Self::send_state)?;
         self.timed(Phase::Await, Self::await_ready)?;
-        self.timed(Phase::Handover, |d| Ok(d.session()?.hand_over()?))
+        self.timed(Phase::Handover, |d| {
+            let stopped = d.stopped.ok_or(SendError::Order)?;
+            Ok(d.session()?.hand_over(stopped)?)
+        })
     }
 
     fn session(&self) -> Result<&Session, SendError> {

@@ -13,7 +13,7 @@ use godwit_api::response::{Counters, DeviceAdded, DeviceNode, Info, Ping, Respon
 
 use super::answer::{failed, refused, undefined};
 use super::phase::{self, Phase, Verb};
-use super::{Control, Definition, Ending, Event, RunError, State};
+use super::{Control, Definition, Ending, Event, PROCESS_ENDS, RunError, State};
 use crate::machine::{Machine, RemoveError};
 
 /// The API's way to the loop.
@@ -233,7 +233,7 @@ impl Control {
 
     fn shutdown_vmm(&mut self, state: State, reply: Reply) -> State {
         if let State::Busy(work) = &state {
-            work.cancel();
+            work.cancel_because(PROCESS_ENDS.to_owned());
             self.deferred
                 .push_back(Event::Request(Request::ShutdownVmm, reply));
             return state;

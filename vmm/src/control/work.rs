@@ -38,10 +38,17 @@ impl Work {
         self.phase
     }
 
-    /// Something waits for the machine, or a client asks for the end.
+    /// A client asks for the end.
     pub(super) fn cancel(&self) {
         if let Some(cancel) = &self.cancel {
             cancel.cancel();
+        }
+    }
+
+    /// Something else waits for the machine: `reason` is what the work fails for.
+    pub(super) fn cancel_because(&self, reason: String) {
+        if let Some(cancel) = &self.cancel {
+            cancel.because(reason);
         }
     }
 }

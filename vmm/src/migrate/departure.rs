@@ -63,7 +63,10 @@ impl Departure {
             .map_err(|unfilled| SendFailure {
                 phase: Phase::Connect,
                 guest: GuestIs::Here,
-                error: SendError::Describe(unfilled.into()),
+                error: SendError::Describe(match cancel.reason() {
+                    Some(reason) => reason.into(),
+                    None => unfilled.into(),
+                }),
             })
     }
 
