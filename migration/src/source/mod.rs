@@ -118,8 +118,11 @@ impl<S: Source> Driver<'_, S> {
             d.progress.round_trip_us.store(trip, Ordering::Relaxed);
             Ok(())
         })?;
-        let regions = self.guest.regions();
-        let restore_cost = self.timed(Phase::Describe, |d| d.describe(&regions))?;
+        let (regions, restore_cost) = self.timed(Phase::Describe, |d| {
+            let regions = d.guest.regions().map_err(SendError::Describe)?;
+            let restore_cost = d.describe(&regions)?;
+            Ok((regions, restore_cost))
+        })?;
         let dirty = if self.options.local {
             self.timed(Phase::Stop, Self::stop)?;
             None

@@ -93,11 +93,8 @@ impl Source for Departure {
         Ok(description.encode()?)
     }
 
-    fn regions(&self) -> Vec<Region> {
-        let Ok(machine) = self.machine() else {
-            return Vec::new();
-        };
-        regions(machine.host.memory.ram()).unwrap_or_default()
+    fn regions(&self) -> Result<Vec<Region>, Cause> {
+        Ok(regions(self.machine()?.host.memory.ram())?)
     }
 
     fn device_files(&self) -> Result<Vec<OwnedFd>, Cause> {
@@ -157,11 +154,7 @@ impl Source for Departure {
             function.device.with_device(|device| device.acquire())?;
         }
         if stopped && running {
-            machine.resume_devices();
-            // One that ended has told so, and stays where it is.
-            for vcpu in machine.vcpus.iter().filter(|vcpu| !vcpu.has_stopped()) {
-                vcpu.resume();
-            }
+            machine.resume();
         }
         Ok(())
     }
