@@ -6,6 +6,7 @@
 //!                                                  HANDOVER > run, exactly once > RUNNING
 //! ```
 
+mod agreement;
 mod error;
 mod land;
 mod populate;
@@ -32,6 +33,7 @@ use crate::wire::{HEADER_BYTES, Header, VERSIONS, choose_version};
 
 pub use error::ReceiveError;
 
+use agreement::{bounded, compare};
 use populate::Populate;
 use receiver::Receivers;
 
@@ -471,43 +473,4 @@ fn is_warm(region: &Region) -> bool {
     const BLOCK_BYTES: u64 = 512;
     let facts = region.file().metadata();
     facts.is_ok_and(|facts| facts.blocks() * BLOCK_BYTES >= facts.size())
-}
-
-/// What the source has must be what was built.
-fn compare(description: &Description, prepared: &Prepared) -> Result<(), Refusal> {
-    let theirs = &description.regions;
-    let ours = &prepared.regions;
-    let mut reasons = Vec::new();
-    if theirs.len() != ours.len() {
-        reasons.push(format!(
-            "the source has {} regions of memory, and {} were built here",
-            theirs.len(),
-            ours.len()
-        ));
-    }
-    for (their, our) in theirs.iter().zip(ours) {
-        let our = our.layout();
-        if (their.guest_address, their.size_bytes) != (our.guest_address, our.size_bytes) {
-            reasons.push(format!(
-                "the source has {} bytes of memory at {:#x}, and here it is {} bytes at {:#x}",
-                their.size_bytes, their.guest_address, our.size_bytes, our.guest_address
-            ));
-        }
-    }
-    if reasons.is_empty() {
-        Ok(())
-    } else {
-        Err(Refusal(reasons))
-    }
-}
-
-/// Reasons as they fit into a frame.
-fn bounded(reasons: &[String]) -> Vec<String> {
-    const REASONS: usize = 32;
-    const CHARACTERS: usize = 400;
-    reasons
-        .iter()
-        .take(REASONS)
-        .map(|reason| reason.chars().take(CHARACTERS).collect())
-        .collect()
 }
