@@ -1,6 +1,7 @@
 //! The network between source and destination is cut, mended, and slow: the guest is in one
 //! place, whole, soon enough, and nothing of the attempt stays.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use serde_json::{Value, json};
 use crate::support::config::{Config, GIB};
 use crate::support::daemon::Daemon;
 use crate::support::network::{Cable, End, Held};
+use crate::support::process;
+use crate::support::scratch::Scratch;
 use crate::support::traveller::{Traveller, Waiting};
 
 /// How long a peer may be silent, and how long a guest that stands still waits for it, as the
@@ -40,7 +43,7 @@ impl Road {
         let guest = Traveller::start_with(config, Daemon::start_on(&cable.west));
         let there = Daemon::start_on(&cable.east);
         let held = [&guest.here, &there].map(|daemon| Held::by(daemon.process.pid()));
-        let there = Waiting::with(there, &cable.url());
+        let there = Waiting::with(there, &cable.url(End::East));
         Self {
             cable,
             guest,
@@ -51,7 +54,7 @@ impl Road {
 
     #[track_caller]
     fn send(&mut self, how: Value) {
-        self.guest.send(&self.cable.url(), how);
+        self.guest.send(&self.cable.url(End::East), how);
     }
 
     /// Waits until the source is in one of `phases`, and has sent something in them.
@@ -82,7 +85,7 @@ impl Road {
         self.guest.assert_sound();
 
         self.cable.mend(end);
-        let url = self.cable.url();
+        let url = self.cable.url(End::East);
         let waiting = Waiting::with(daemon, &url);
         self.guest.travel(waiting, &url, json!({}));
         self.guest.assert_sound();
@@ -121,11 +124,48 @@ fn cut_before_the_source_connects() {
         road.guest.assert_sound();
         // The destination waits as before, for this guest too.
         road.cable.mend(end);
-        let url = road.cable.url();
+        let url = road.cable.url(End::East);
         road.guest.travel(road.there, &url, json!({}));
         road.guest.assert_sound();
         road.guest.here.shut_down();
     }
+}
+
+/// The name server does not answer, and the resolver is told to be very patient.
+#[test]
+fn cut_while_a_name_is_looked_up() {
+    let cable = Cable::new();
+    let scratch = Scratch::new();
+    let server = "nameserver 192.0.2.2\noptions timeout:15 attempts:5\n";
+    let file = scratch.write("resolv.conf", server);
+    let mut command = Command::new("unshare");
+    let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script]).arg(file);
+    command.arg(process::binary()).args(process::FILTERED);
+    command.arg("--api-socket").arg(scratch.file("api.sock"));
+    cable.west.put(&mut command);
+    let here = Daemon::spawn(scratch, command);
+    let mut guest = Traveller::start_with(busy("256K"), here);
+    let held = Held::by(guest.here.process.pid());
+    cable.cut(End::East);
+    for cancelled in [false, true] {
+        let cut = Instant::now();
+        guest.send("tcp:host.example:4444", json!({}));
+        if cancelled {
+            guest.here.put("vm.cancel-migration");
+        }
+        let progress = guest.wait_stays();
+        let took = cut.elapsed();
+        let expected = if cancelled { "cancelled" } else { "failed" };
+        assert_eq!(progress["status"], expected, "{progress}");
+        assert!(took < SILENCE + LATE, "it took {took:?}: {progress}");
+        guest.assert_sound();
+    }
+    // Each search goes on by itself; mended, the cable ends it.
+    assert!(Held::by(guest.here.process.pid()) != held);
+    cable.mend(End::East);
+    held.wait_again(guest.here.process.pid());
+    guest.here.shut_down();
 }
 
 /// A gibibyte that is allocated at the start takes the destination a while.
@@ -180,7 +220,7 @@ fn cut_and_mended_in_time() {
 fn slow() {
     let mut road = Road::new(busy("3M"));
     road.cable.slow_down("2mbit");
-    let url = road.cable.url();
+    let url = road.cable.url(End::East);
     let how = json!({"connections": 2, "timeout_s": 1, "timeout_strategy": "Ignore"});
     let progress = road.guest.travel(road.there, &url, how);
     assert!(

@@ -17,6 +17,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::host::{needs_root, wait_until};
+use super::namespace::succeed;
 
 /// A network namespace.
 #[derive(Debug)]
@@ -46,24 +47,13 @@ impl Network {
         }
     }
 
-    /// Whether `program` succeeds in it; what it says otherwise.
-    pub fn try_run(&self, program: &str, arguments: &[&str]) -> Result<(), String> {
+    /// Runs a command in it.
+    #[track_caller]
+    fn run(&self, program: &str, arguments: &[&str]) {
         let mut command = Command::new(program);
         command.args(arguments);
         self.put(&mut command);
-        let output = command.output();
-        let output = output.unwrap_or_else(|error| panic!("needs the program {program}: {error}"));
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-    }
-
-    #[track_caller]
-    pub fn run(&self, program: &str, arguments: &[&str]) {
-        if let Err(said) = self.try_run(program, arguments) {
-            panic!("needs `{program} {}` to work: {said}", arguments.join(" "));
-        }
+        succeed(command);
     }
 }
 
@@ -114,9 +104,13 @@ impl Cable {
         }
     }
 
-    /// Where a destination in the east listens.
-    pub fn url(&self) -> String {
-        "tcp:192.0.2.2:4444".to_owned()
+    /// Where a destination at `end` listens.
+    pub fn url(&self, end: End) -> String {
+        let host = match end {
+            End::West => 1,
+            End::East => 2,
+        };
+        format!("tcp:192.0.2.{host}:4444")
     }
 
     /// Takes one end down: the other sees that its carrier is gone, and neither hears of the other.

@@ -6,6 +6,7 @@
 
 mod connect;
 mod listen;
+mod resolve;
 mod rights;
 mod stop;
 mod vectored;
