@@ -127,10 +127,12 @@ pub struct Progress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_downtime_us: Option<u64>,
     /// From the first vCPU's stop at the source to the first run at the
-    /// destination, in microseconds; the source knows it.
+    /// destination, in microseconds, once the guest runs there; at the
+    /// destination give or take half of a round trip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime_us: Option<u64>,
-    /// From the request to now or to the end, in microseconds.
+    /// From the request to now or to the end, in microseconds; at the
+    /// destination from the source's first word.
     pub total_us: u64,
     /// Why it failed, root cause last; empty while it has not.
     #[serde(default)]

@@ -1,12 +1,12 @@
-//! A cancel that wakes whoever waits.
+//! A cancel that wakes whoever waits, and may say why.
 //!
 //! The descriptor is never read, so it stays readable once the flag is up:
 //! every thread that polls it, now or later, sees the cancel.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -18,6 +18,7 @@ pub struct Cancel(Arc<Inner>);
 struct Inner {
     asked: AtomicBool,
     wake: EventFd,
+    reason: OnceLock<String>,
 }
 
 impl Cancel {
@@ -30,6 +31,7 @@ impl Cancel {
         Ok(Self(Arc::new(Inner {
             asked: AtomicBool::new(false),
             wake,
+            reason: OnceLock::new(),
         })))
     }
 
@@ -38,6 +40,23 @@ impl Cancel {
         self.0.asked.store(true, Ordering::SeqCst);
         // It fails only when the counter is full, and then it is readable.
         let _ = self.0.wake.write(1);
+    }
+
+    /// Asks because of `reason`, a sentence without its full stop, which both sides
+    /// then tell: nobody called the migration off, something made it pointless. The
+    /// first reason stays, and so does an earlier cancel without one.
+    pub fn because(&self, reason: impl Into<String>) {
+        if !self.is_cancelled() {
+            // Another thread's reason is as good.
+            let _ = self.0.reason.set(reason.into());
+        }
+        self.cancel();
+    }
+
+    /// Why it was asked for, if that was not somebody's wish.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.0.reason.get().map(String::as_str)
     }
 
     /// True once asked.

@@ -71,7 +71,10 @@ pub trait Source {
 
     /// Guest memory, in an order that the destination has too. The regions carry
     /// the files behind them, which local handover passes on.
-    fn regions(&self) -> Vec<Region>;
+    ///
+    /// # Errors
+    /// Memory is not of the kind that travels.
+    fn regions(&self) -> Result<Vec<Region>, Cause>;
 
     /// Files beside those of memory that local handover passes on: what devices
     /// hold open and the destination is to hold too. At most 128.

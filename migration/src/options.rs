@@ -38,11 +38,11 @@ pub struct Options {
     pub bandwidth: Option<u64>,
     /// Memory is passed as files over a Unix socket, not copied.
     pub local: bool,
-    /// How long a peer may be silent.
+    /// How long a peer may be silent while the guest runs. A peer that is slow is not.
     pub stall: Duration,
-    /// How long the destination may take to be built.
+    /// How long the destination may take to be built, while its kernel answers.
     pub prepare: Duration,
-    /// How long the stopped guest may wait for the destination.
+    /// How long a peer may be silent while the guest stands still.
     pub stopped: Duration,
     /// What is switched on.
     pub means: Means,

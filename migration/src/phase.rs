@@ -6,8 +6,12 @@
 //! ```
 //!
 //! Local handover leaves out Log, Discover, Copy and Last.
+//!
+//! A destination has the same names for its side of them: Connect is the wait for a
+//! source, Describe the building of the machine, Copy and Last are the arrival of
+//! memory while the guest runs and after, State is restored, Handover is waited for.
 
-/// What the source is doing.
+/// What the source, or the destination, is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {

@@ -65,7 +65,8 @@ type Watcher = Box<dyn Fn(Step) + Send + Sync>;
 
 /// A migration's counters. Shared by its threads and its watchers.
 pub struct Progress {
-    started: Moment,
+    /// In ns, as a [`Moment`] has it.
+    started: AtomicU64,
     phase: AtomicU8,
     phase_us: [AtomicU64; Phase::ALL.len()],
     /// Bytes of guest memory that are backed by pages.
@@ -109,10 +110,12 @@ pub struct Snapshot {
     pub phase: Phase,
     /// Microseconds spent in each phase so far.
     pub phase_us: Vec<(Phase, u64)>,
-    /// Since the request; the whole time, once it is over.
+    /// Since the request, at a destination since its source's first word; the whole
+    /// time, once it is over.
     pub total_us: u64,
     /// Measured from the first vCPU's stop at the source to the first `KVM_RUN` at
-    /// the destination; zero while unknown.
+    /// the destination; zero while unknown, and at the destination of a source of
+    /// version 1.
     pub downtime_us: u64,
     /// What stopping now would cost; zero while unknown.
     pub predicted_us: u64,
@@ -142,7 +145,7 @@ impl Default for Progress {
     fn default() -> Self {
         let zero = || AtomicU64::new(0);
         Self {
-            started: Moment::now(),
+            started: AtomicU64::new(Moment::now().as_nanos()),
             phase: AtomicU8::new(0),
             phase_us: std::array::from_fn(|_| zero()),
             present: zero(),
@@ -186,7 +189,13 @@ impl Progress {
     }
 
     pub(crate) fn started(&self) -> Moment {
-        self.started
+        Moment::from_nanos(self.started.load(Ordering::Relaxed))
+    }
+
+    /// Time counts from here: a destination has waited for its source until now.
+    pub(crate) fn start_anew(&self) {
+        let now = Moment::now().as_nanos();
+        self.started.store(now, Ordering::Relaxed);
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
@@ -207,7 +216,7 @@ impl Progress {
     }
 
     pub(crate) fn finish(&self) {
-        let total = micros(Moment::now().since(self.started));
+        let total = micros(Moment::now().since(self.started()));
         self.total_us.store(total, Ordering::Relaxed);
     }
 
@@ -217,7 +226,7 @@ impl Progress {
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let phase = usize::from(self.phase.load(Ordering::Relaxed));
         let total = match get(&self.total_us) {
-            0 => micros(Moment::now().since(self.started)),
+            0 => micros(Moment::now().since(self.started())),
             total => total,
         };
         Snapshot {

@@ -5,6 +5,7 @@ mod local;
 mod means;
 mod moves;
 mod replay;
+mod versions;
 
 use std::sync::Arc;
 use std::thread;
@@ -16,6 +17,7 @@ use crate::channel::Listener;
 use crate::destination::{Arrived, ReceiveError, receive};
 use crate::memory::{PAGE, PAGE_BYTES, Region};
 use crate::options::Options;
+use crate::phase::Phase;
 use crate::source::{Outcome, SendFailure, send};
 use crate::stats::{Progress, Snapshot};
 use crate::testing::{

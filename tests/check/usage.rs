@@ -3,75 +3,41 @@
 use serde_json::Value;
 
 use super::{check, document};
-use crate::support::process::Ended;
 use crate::support::scratch::Scratch;
-
-#[track_caller]
-fn refused(ended: &Ended, code: i32, words: &[&str]) {
-    assert_eq!(ended.code, Some(code), "{}{}", ended.stdout, ended.stderr);
-    assert_eq!(ended.stdout, "");
-    for word in words {
-        assert!(
-            ended.stderr.contains(word),
-            "no {word:?} in {}",
-            ended.stderr
-        );
-    }
-}
 
 #[test]
 fn arguments_that_do_not_go_together() {
-    refused(&check(&["--fix", "--undo", "x"]), 2, &["--fix", "--undo"]);
-    refused(&check(&["--record", "x"]), 2, &["--fix"]);
-    refused(&check(&["--config", "x", "--cpus", "1"]), 2, &["--cpus"]);
-    refused(&check(&["--cpus", "3-1"]), 2, &["3-1", "2-5,8"]);
-    refused(&check(&["--cpus", ""]), 2, &["2-5,8"]);
-    refused(
-        &check(&["--cpus", "0,7000"]),
-        2,
-        &["CPU 7000 is not online"],
-    );
-    refused(&check(&["--interval=-1"]), 2, &["--interval"]);
-    refused(&check(&["--interval", "600001"]), 2, &["600000"]);
+    check(&["--fix", "--undo", "x"]).assert_refused(2, &["--fix", "--undo"]);
+    check(&["--record", "x"]).assert_refused(2, &["--fix"]);
+    check(&["--config", "x", "--cpus", "1"]).assert_refused(2, &["--cpus"]);
+    check(&["--cpus", "3-1"]).assert_refused(2, &["3-1", "2-5,8"]);
+    check(&["--cpus", ""]).assert_refused(2, &["2-5,8"]);
+    check(&["--cpus", "0,7000"]).assert_refused(2, &["CPU 7000 is not online"]);
+    check(&["--interval=-1"]).assert_refused(2, &["--interval"]);
+    check(&["--interval", "600001"]).assert_refused(2, &["600000"]);
 }
 
 #[test]
 fn configs_that_are_none() {
-    refused(
-        &check(&["--config", "/nonexistent"]),
-        2,
-        &["/nonexistent", "No such file"],
-    );
+    check(&["--config", "/nonexistent"]).assert_refused(2, &["/nonexistent", "No such file"]);
     let scratch = Scratch::new();
     let path = scratch.write("vm.json", r#"{"cpu": {}}"#);
-    refused(
-        &check(&["--config", super::text(&path)]),
-        2,
-        &["cpu", "cpus"],
-    );
+    check(&["--config", super::text(&path)]).assert_refused(2, &["cpu", "cpus"]);
 }
 
 #[test]
 fn a_root_that_is_none() {
     let scratch = Scratch::new();
     let root = super::text(scratch.path());
-    refused(&check(&["--root", root]), 2, &[root, "proc and sys"]);
+    check(&["--root", root]).assert_refused(2, &[root, "proc and sys"]);
 }
 
 #[test]
 fn records_that_are_none() {
-    refused(
-        &check(&["--undo", "/nonexistent"]),
-        1,
-        &["cannot read the record /nonexistent"],
-    );
+    check(&["--undo", "/nonexistent"]).assert_refused(1, &["cannot read the record /nonexistent"]);
     let scratch = Scratch::new();
     let path = scratch.write("record", "[]");
-    refused(
-        &check(&["--undo", super::text(&path)]),
-        1,
-        &["no record of godwit check --fix"],
-    );
+    check(&["--undo", super::text(&path)]).assert_refused(1, &["no record of godwit check --fix"]);
 }
 
 #[test]

@@ -173,10 +173,12 @@ fn the_guest_switches_itself_off() {
 #[test]
 fn the_destination_has_not_enough_huge_pages() {
     let pool = crate::support::host::HugePages::reserve(24);
+    // One guest fits into what is there, with what others left, and two do not.
+    let pages = pool.available() * 2 / 3;
     let log = Scratch::new();
     let mut pair = Pair::new();
     let config = Config::new(BUSY).with(json!({
-        "memory": {"size": 32 * MIB, "hugepages": true, "hugepage_size": 2 * MIB},
+        "memory": {"size": pages * 2 * MIB, "hugepages": true, "hugepage_size": 2 * MIB},
         "serial": {"mode": "File", "file": log.file("serial.log")},
     }));
     pair.source.put_json("vm.create", &config.to_json());

@@ -30,6 +30,16 @@ fn road(guest: &Traveller, name: &str, kind: u8, act: Act) -> (Waiting, Proxy) {
     (there, proxy)
 }
 
+/// A guest on its way, whose first frame of `kind` is held.
+fn held(kind: u8) -> (Traveller, Waiting, Proxy) {
+    let mut guest = Traveller::start(busy(), &[]);
+    let (there, proxy) = road(&guest, "held", kind, Act::Hold);
+    let url = at(&guest, "held");
+    guest.send(&url, json!({}));
+    proxy.wait();
+    (guest, there, proxy)
+}
+
 /// The guest runs here, and moves when nothing disturbs it.
 fn assert_moves(guest: &mut Traveller) {
     assert_eq!(guest.here.state(), "Running");
@@ -62,11 +72,7 @@ fn the_destination_is_killed_before_the_guest_is_its_own() {
 #[test]
 fn the_source_is_killed_before_the_guest_is_handed_over() {
     for kind in BEFORE {
-        let mut guest = Traveller::start(busy(), &[]);
-        let (there, proxy) = road(&guest, "killed", kind, Act::Hold);
-        let url = at(&guest, "killed");
-        guest.send(&url, json!({}));
-        proxy.wait();
+        let (guest, there, proxy) = held(kind);
         guest.here.process.signal(Signal::SIGKILL);
         proxy.release();
         // It takes the next guest.
@@ -84,11 +90,7 @@ fn the_source_is_killed_before_the_guest_is_handed_over() {
 #[test]
 fn the_source_is_killed_after_the_guest_was_handed_over() {
     for kind in [HANDOVER, RUNNING] {
-        let mut guest = Traveller::start(busy(), &[]);
-        let (there, proxy) = road(&guest, "killed", kind, Act::Hold);
-        let url = at(&guest, "killed");
-        guest.send(&url, json!({}));
-        proxy.wait();
+        let (mut guest, there, proxy) = held(kind);
         guest.here.process.signal(Signal::SIGKILL);
         proxy.release();
         guest.here = there.arrived();
@@ -101,17 +103,13 @@ fn the_source_is_killed_after_the_guest_was_handed_over() {
 /// ran: it stays paused here until an operator decides.
 #[test]
 fn the_destination_is_killed_when_the_guest_is_handed_over() {
-    let mut guest = Traveller::start(busy(), &[]);
-    let (there, proxy) = road(&guest, "lost", HANDOVER, Act::Hold);
-    let url = at(&guest, "lost");
-    guest.send(&url, json!({}));
-    proxy.wait();
+    let (mut guest, there, proxy) = held(HANDOVER);
     there.daemon.process.signal(Signal::SIGKILL);
     drop(there);
     proxy.release();
     let progress = guest.wait_stays();
     assert_eq!(progress["status"], "failed", "{progress}");
-    let again = json!({"destination_url": url}).to_string();
+    let again = json!({"destination_url": at(&guest, "held")}).to_string();
     let (_, reasons) = guest.here.refused("vm.send-migration", &again);
     let reasons = reasons.concat();
     assert!(reasons.contains("may run at the destination"), "{reasons}");
@@ -190,7 +188,10 @@ fn either_side_cancels() {
 /// The guest ends while its memory is on its way: it ends here, as it would have.
 #[test]
 fn the_guest_ends_on_its_way() {
-    for end in ["poweroff", "reset"] {
+    for (end, reason) in [
+        ("poweroff", "The guest switched itself off"),
+        ("reset", "The guest asked for a reset"),
+    ] {
         let config = Config::new(&format!(
             "fill=512K lines=64 verify dirty=1 report=20 beats=1500 {end}"
         ));
@@ -199,10 +200,15 @@ fn the_guest_ends_on_its_way() {
         let there = Waiting::at(&url);
         guest.send(&url, json!({"bandwidth_bps": 20_000}));
         // So slow that it cannot have left before.
-        there.failed().shut_down();
+        let (there, reasons) = there.failed_because();
+        assert!(reasons.ends_with(reason), "{reasons}");
+        there.shut_down();
         if end == "poweroff" {
             guest.wait_end();
         } else {
+            let progress = guest.wait_stays();
+            assert_eq!(progress["status"], "failed", "{progress}");
+            assert!(progress["error"].to_string().contains(reason), "{progress}");
             guest.wait_boots(2);
             assert_eq!(guest.here.state(), "Running");
             guest.here.shut_down();

@@ -3,4 +3,5 @@
 mod faults;
 mod frames;
 mod moves;
+mod network;
 mod pair;

@@ -1,5 +1,6 @@
 //! Moves that end well.
 
+use godwit_lab::bench::MEANS;
 use serde_json::json;
 
 use super::pair::{BUSY, Pair, assert_alive, assert_still, end_of_migration};
@@ -121,16 +122,7 @@ fn marks_writes() -> bool {
 #[test]
 fn without_what_makes_it_fast() {
     let log = Scratch::new();
-    let without = [
-        "discovery",
-        "zero-pages",
-        "clear-before-read",
-        "hot-pages-last",
-        "striped-final",
-        "stop-at-minimum",
-        "checksum-pages",
-    ];
-    let more = json!({"without": without, "zero_lines": "off", "connections": 2});
+    let more = json!({"without": MEANS, "zero_lines": "off", "connections": 2});
     moves(busy(&log, 2), &log, None, more);
 }
 

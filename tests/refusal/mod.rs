@@ -52,16 +52,8 @@ pub fn refused_in(scratch: &Scratch, config: &str, words: &[&str]) {
 
 #[track_caller]
 fn assert_refused(ended: &Ended, words: &[&str]) {
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert_eq!(ended.stdout, "");
+    ended.assert_refused(1, words);
     assert!(ended.stderr.starts_with("godwit: "), "{}", ended.stderr);
-    for word in words {
-        assert!(
-            ended.stderr.contains(word),
-            "no {word:?} in:\n{}",
-            ended.stderr
-        );
-    }
 }
 
 /// A machine whose serial port is a socket in `scratch`: one that stays behind shows.

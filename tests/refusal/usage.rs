@@ -8,16 +8,7 @@ use crate::support::process::{self, Godwit};
 fn usage(arguments: &[&str], words: &[&str]) {
     let mut command = Command::new(process::binary());
     command.args(arguments);
-    let ended = Godwit::spawn(command).wait();
-    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
-    assert_eq!(ended.stdout, "");
-    for word in words {
-        assert!(
-            ended.stderr.contains(word),
-            "no {word:?} in:\n{}",
-            ended.stderr
-        );
-    }
+    Godwit::spawn(command).wait().assert_refused(2, words);
 }
 
 #[test]

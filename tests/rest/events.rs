@@ -64,6 +64,26 @@ fn of_a_migration_on_both_sides() {
             "vm:migration-receive-finished",
         ]
     );
+    // How it went, as the source tells it too.
+    let (_, properties) = told(&destination.scratch).pop().expect("the last event");
+    for key in ["total_us", "downtime_us"] {
+        let text = properties[key].as_str().unwrap_or_default();
+        assert!(text.parse::<u64>().is_ok_and(|us| us > 0), "{properties}");
+    }
+    let progress = destination.get("vm.migration-progress").expect("progress");
+    assert_eq!(progress["role"], "destination");
+    assert_eq!(
+        Some(progress["downtime_us"].to_string().as_str()),
+        properties["downtime_us"].as_str()
+    );
+    let phases = progress["phases"].as_array().expect("phases");
+    let phases: Vec<_> = phases
+        .iter()
+        .filter_map(|phase| phase["phase"].as_str())
+        .collect();
+    for phase in ["describe", "copy", "handover", "running"] {
+        assert!(phases.contains(&phase), "{phases:?}");
+    }
     assert_eq!(source.process.wait().code, Some(0));
     let (rounds, others): (Vec<_>, Vec<_>) = told(&source.scratch)
         .into_iter()
@@ -101,6 +121,9 @@ fn of_a_guest_that_never_comes() {
     daemon.wait_until("it is told", |daemon| {
         names(daemon).last().map(String::as_str) == Some("vm:migration-receive-failed")
     });
-    assert_eq!(names(&daemon).len(), 3, "{:?}", told(&daemon.scratch));
+    let told = told(&daemon.scratch);
+    assert_eq!(told.len(), 3, "{told:?}");
+    let reason = told[2].1["reason"].as_str().expect("a reason");
+    assert!(reason.contains("cancelled"), "{reason}");
     daemon.shut_down();
 }

@@ -280,6 +280,50 @@ fn while_a_guest_reboots() {
     });
 }
 
+/// Unmapping what it has touched takes a while, whoever asks for it, and whoever asks twice.
+#[test]
+fn while_a_guest_is_taken_apart() {
+    let large = |cmdline: &str| {
+        Config::new(cmdline).with(json!({"memory": {"size": 2 * GIB, "prefault": true}}))
+    };
+    let taken_apart = |daemon: &mut Daemon| {
+        daemon.wait_until("is taken apart", |daemon| {
+            state(&scrape(&daemon.socket())) == "stopping"
+        });
+        daemon.get("vmm.ping").expect("a ping");
+        assert_eq!(daemon.state(), "Running");
+        let (status, chain) = daemon.refused("vm.pause", "");
+        assert_eq!(status, 500, "{chain:?}");
+        assert!(chain[1].contains("being shut down"), "{chain:?}");
+    };
+    let mut daemon = Daemon::start_in(Scratch::new(), &["--no-shutdown"]);
+    daemon.create(large("control beat_every=10000"));
+    daemon.put("vm.boot");
+    daemon.wait_line("boot", 1);
+    let shutdown = ask(&daemon, "vm.shutdown", "");
+    taken_apart(&mut daemon);
+    assert!(answer(shutdown).starts_with("HTTP/1.1 204 "));
+    daemon.put("vm.delete");
+
+    // The guest itself.
+    daemon.create(large("beats=1 poweroff"));
+    daemon.put("vm.boot");
+    taken_apart(&mut daemon);
+    daemon.wait_until("is off", |daemon| daemon.state() == "Shutdown");
+    daemon.put("vm.delete");
+
+    daemon.create(large("beat_every=10000"));
+    daemon.put("vm.boot");
+    let shutdown = ask(&daemon, "vmm.shutdown", "");
+    taken_apart(&mut daemon);
+    let again = ask(&daemon, "vmm.shutdown", "");
+    is_pending(&shutdown);
+    for asked in [shutdown, again] {
+        assert!(answer(asked).starts_with("HTTP/1.1 200 "));
+    }
+    daemon.ended(0);
+}
+
 /// Only what needs no guest is legal with one that switched itself off.
 #[test]
 fn with_a_guest_that_switched_itself_off() {

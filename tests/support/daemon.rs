@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::config::Config;
+use super::network::Network;
 use super::output::Output;
 use super::process::{self, Ended, GLANCE, Godwit, PATIENCE};
 use super::scratch::Scratch;
@@ -30,10 +31,25 @@ impl Daemon {
 
     #[track_caller]
     pub fn start_in(scratch: Scratch, arguments: &[&str]) -> Self {
+        let mut command = Self::command(&scratch);
+        command.args(arguments);
+        Self::spawn(scratch, command)
+    }
+
+    /// Its API is at a path as ever, and its network is `network`.
+    #[track_caller]
+    pub fn start_on(network: &Network) -> Self {
+        let scratch = Scratch::new();
+        let mut command = Self::command(&scratch);
+        network.put(&mut command);
+        Self::spawn(scratch, command)
+    }
+
+    fn command(scratch: &Scratch) -> Command {
         let mut command = Command::new(process::binary());
         command.arg("--api-socket").arg(scratch.file("api.sock"));
-        command.args(process::FILTERED).args(arguments);
-        Self::spawn(scratch, command)
+        command.args(process::FILTERED);
+        command
     }
 
     /// Starts `command`, which serves `api.sock` in `scratch`.

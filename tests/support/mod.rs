@@ -6,6 +6,7 @@ pub mod gate;
 pub mod host;
 pub mod linux;
 pub mod namespace;
+pub mod network;
 pub mod output;
 pub mod process;
 pub mod proxy;

@@ -61,12 +61,19 @@ pub fn tap(name: &str, flags: &[&str]) {
 /// Runs a command in the thread's namespaces.
 #[track_caller]
 pub fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("needs the program {program}: {error}"));
+    let mut command = Command::new(program);
+    command.args(arguments);
+    succeed(command);
+}
+
+/// Runs a command that a test needs.
+#[track_caller]
+pub fn succeed(mut command: Command) {
+    let output = command.output();
+    let output = output.unwrap_or_else(|error| panic!("needs {command:?}: {error}"));
     assert!(
         output.status.success(),
-        "needs `{program} {}` to work: {}",
-        arguments.join(" "),
+        "needs {command:?} to work: {}",
         String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -48,6 +48,23 @@ pub struct Ended {
     pub stderr: String,
 }
 
+impl Ended {
+    /// It did nothing: exit code `code`, nothing on standard output, and each of `words` on
+    /// standard error.
+    #[track_caller]
+    pub fn assert_refused(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}", self.stderr);
+        assert_eq!(self.stdout, "");
+        for word in words {
+            assert!(
+                self.stderr.contains(word),
+                "no {word:?} in:\n{}",
+                self.stderr
+            );
+        }
+    }
+}
+
 impl Godwit {
     /// Starts `command` in a process group of its own.
     pub fn spawn(mut command: Command) -> Self {

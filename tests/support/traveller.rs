@@ -65,22 +65,33 @@ impl Waiting {
     /// It has not, and the instance is empty again.
     #[track_caller]
     pub fn failed(self) -> Daemon {
+        self.failed_because().0
+    }
+
+    /// The same, and what it says of the reasons.
+    #[track_caller]
+    pub fn failed_because(self) -> (Daemon, String) {
         let answer = self.answer.join().expect("asking to receive");
         let mut daemon = self.daemon;
-        match answer {
-            Err(ClientError::Refused { .. }) => {}
+        let reasons = match answer {
+            Err(ClientError::Refused { chain, .. }) => chain.0.join(": "),
             other => panic!("{other:?}; it said: {}", daemon.process.stderr()),
-        }
+        };
         assert_eq!(daemon.refused("vm.pause", "").0, 404, "it holds a VM");
-        daemon
+        (daemon, reasons)
     }
 }
 
 impl Traveller {
     #[track_caller]
     pub fn start(config: Config, arguments: &[&str]) -> Self {
+        Self::start_with(config, Daemon::start_in(Scratch::new(), arguments))
+    }
+
+    /// The guest boots in `here`.
+    #[track_caller]
+    pub fn start_with(config: Config, mut here: Daemon) -> Self {
         let log = Scratch::new();
-        let mut here = Daemon::start_in(Scratch::new(), arguments);
         let serial = json!({"mode": "File", "file": log.file("serial.log")});
         let config = config.with(json!({"serial": serial}));
         here.put_json("vm.create", &config.to_json());

@@ -5,7 +5,7 @@
 //!  vCPU threads --Vcpu---+--> [ step(state, event) -> state ] --> answers, events
 //!  signals, escape key --+             |        ^
 //!                                      v        |  Done(machine)
-//!                                 worker thread: boot, pause, snapshot, migration
+//!                                 worker thread: boot, pause, snapshot, migration, end
 //! ```
 //!
 //! Nothing but this loop changes what the machine is doing, and it never does
@@ -30,6 +30,7 @@ use godwit_api::config::VmConfig;
 use godwit_api::events::{Event as Told, EventKind, EventSender};
 use godwit_api::handler::Reply;
 use godwit_api::request::Request;
+use godwit_api::response::Response;
 use godwit_devices::serial::Escape;
 use godwit_migration::store::Stored;
 
@@ -46,7 +47,7 @@ pub(crate) use migration::Migration;
 pub use request::Door;
 
 use phase::Phase;
-use work::{Done, Work};
+use work::{Done, Then, Work};
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -82,6 +83,30 @@ pub enum Event {
     /// A worker has ended.
     Done(Box<Done>),
 }
+
+impl Event {
+    /// Why it is no use to go on with what a worker does, if it is none.
+    fn ends_work(&self) -> Option<String> {
+        Some(match self {
+            Self::Vcpu { event, .. } => match &event.stop {
+                Stop::PowerOff => "The guest switched itself off".to_owned(),
+                Stop::Reset => "The guest asked for a reset".to_owned(),
+                Stop::TripleFault => "The guest shut down by a triple fault".to_owned(),
+                Stop::Failed(error) => {
+                    format!("vCPU {} of the guest stopped: {error}", event.vcpu.0)
+                }
+            },
+            Self::Terminate { .. } | Self::Escape(_) => PROCESS_ENDS.to_owned(),
+            // A device less does not stop a migration.
+            Self::Ejected { .. } | Self::Filled { .. } | Self::Request(..) | Self::Done(_) => {
+                return None;
+            }
+        })
+    }
+}
+
+/// What work fails for that the process does not wait for.
+const PROCESS_ENDS: &str = "The process was asked to end";
 
 /// How the guest, or the process, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,11 +341,8 @@ impl Control {
             Event::Done(done) => self.done(state, *done),
             Event::Filled { incarnation, end } => self.filled(state, incarnation, end),
             event if matches!(state, State::Busy(_)) => {
-                // A device less does not stop a migration.
-                if let State::Busy(work) = &state
-                    && !matches!(event, Event::Ejected { .. })
-                {
-                    work.cancel();
+                if let (State::Busy(work), Some(reason)) = (&state, event.ends_work()) {
+                    work.cancel_because(reason);
                 }
                 self.deferred.push_back(event);
                 Ok(state)
@@ -333,10 +355,10 @@ impl Control {
             }
             // Of a machine that is gone.
             Event::Vcpu { .. } | Event::Ejected { .. } => Ok(state),
-            Event::Escape(Escape::Quit) => Ok(self.end(state, Ending::Terminated)),
+            Event::Escape(Escape::Quit) => self.end(state, Ending::Terminated, None),
             Event::Terminate { signal } => {
                 tracing::info!("Signal {signal}: switching the guest off");
-                Ok(self.end(state, Ending::Terminated))
+                self.end(state, Ending::Terminated, None)
             }
         }
     }
@@ -349,14 +371,11 @@ impl Control {
         match event.stop {
             Stop::PowerOff => {
                 tracing::info!("The guest switched itself off");
-                Ok(match self.options.on_power_off {
-                    OnPowerOff::End => self.end(State::Running(machine), Ending::PoweredOff),
-                    OnPowerOff::Stay => {
-                        self.power_off(machine);
-                        self.tell(EventKind::Shutdown);
-                        State::Shutdown
-                    }
-                })
+                let then = match self.options.on_power_off {
+                    OnPowerOff::End => Then::End(Ending::PoweredOff, None),
+                    OnPowerOff::Stay => Then::Stay,
+                };
+                self.start_stop(machine, then)
             }
             Stop::Reset => {
                 tracing::info!("The guest asked for a reset");
@@ -367,8 +386,7 @@ impl Control {
                 self.reset(machine, Ending::TripleFault)
             }
             Stop::Failed(source) => {
-                self.power_off(machine);
-                Err(RunError::Vcpu { vcpu, source })
+                self.start_stop(machine, Then::Fail(RunError::Vcpu { vcpu, source }))
             }
         }
     }
@@ -376,17 +394,11 @@ impl Control {
     fn reset(&mut self, machine: Box<Machine>, ending: Ending) -> Result<State, RunError> {
         match self.options.on_reset {
             OnReset::Restart => self.start_reboot(machine, None),
-            OnReset::End => Ok(self.end(State::Running(machine), ending)),
+            OnReset::End => self.start_stop(machine, Then::End(ending, None)),
         }
     }
 
-    /// Takes the machine apart; its description stays.
-    fn power_off(&mut self, machine: Box<Machine>) {
-        machine.retire();
-        drop(machine);
-        self.taken_apart();
-    }
-
+    /// No machine is there any more; its description stays.
     fn taken_apart(&mut self) {
         self.incarnation += 1;
         self.leave_cpus();
@@ -399,16 +411,32 @@ impl Control {
         }
     }
 
-    fn end(&mut self, state: State, ending: Ending) -> State {
-        if let State::Running(machine)
-        | State::Paused(machine)
-        | State::Unsettled(machine)
-        | State::Lost(machine) = state
-        {
-            self.power_off(machine);
-            self.tell(EventKind::Shutdown);
+    /// The process is to end, and `reply` hears when the machine is gone.
+    fn end(
+        &mut self,
+        state: State,
+        ending: Ending,
+        reply: Option<Reply>,
+    ) -> Result<State, RunError> {
+        match state {
+            State::Running(machine)
+            | State::Paused(machine)
+            | State::Unsettled(machine)
+            | State::Lost(machine) => self.start_stop(machine, Then::End(ending, reply)),
+            _ => Ok(self.ended(ending, reply)),
         }
+    }
+
+    fn ended(&mut self, ending: Ending, reply: Option<Reply>) -> State {
         self.tell(EventKind::VmmShutdown);
+        // Others may have asked for the same while the machine was taken apart.
+        let waiting = self.deferred.drain(..).filter_map(|event| match event {
+            Event::Request(Request::ShutdownVmm, reply) => Some(reply),
+            _ => None,
+        });
+        for reply in reply.into_iter().chain(waiting) {
+            reply.send(Ok(Response::Done));
+        }
         State::Ended(ending)
     }
 }

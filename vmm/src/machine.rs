@@ -76,11 +76,15 @@ pub struct ProcessorFacts {
 }
 
 impl Machine {
-    /// Lets devices and vCPUs run.
+    /// Lets vCPUs and devices run. The vCPUs first: what they want of a device waits
+    /// in its eventfds, or in its registers, for the moment until it runs too.
     pub fn resume(&self) {
-        self.resume_devices();
-        for vcpu in &self.vcpus {
+        // One that ended has told so, and stays where it is.
+        for vcpu in self.vcpus.iter().filter(|vcpu| !vcpu.has_stopped()) {
             vcpu.resume();
+        }
+        for function in &self.functions {
+            function.device.resume();
         }
     }
 
@@ -88,15 +92,6 @@ impl Machine {
     pub fn resume_after_pause(&self) {
         self.tell_stop();
         self.resume();
-    }
-
-    /// As [`resume`](Self::resume), the vCPUs first: what they want of a device
-    /// waits in its eventfds for the moment until it runs too.
-    pub(crate) fn resume_here(&self) {
-        for vcpu in &self.vcpus {
-            vcpu.resume();
-        }
-        self.resume_devices();
     }
 
     /// Begins to give memory that came with the guest all its pages.
@@ -154,12 +149,6 @@ impl Machine {
     pub fn wait_filled(&self, cancelled: impl Fn() -> bool) -> Result<(), Unfilled> {
         let fill = self.fill.as_ref();
         fill.map_or(Ok(()), |fill| fill.wait(cancelled))
-    }
-
-    pub(crate) fn resume_devices(&self) {
-        for function in &self.functions {
-            function.device.resume();
-        }
     }
 
     pub(crate) fn stop_devices(&self) {

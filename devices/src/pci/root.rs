@@ -1,5 +1,7 @@
 //! The PCI root: bus 0 with its 32 slots, and all ways into it.
 
+mod ports;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,6 +15,8 @@ use super::config::{CONFIG_SIZE, RestoreConfigError};
 use super::routes::{Routes, Target, place};
 use super::{Bdf, PciFunction, ids};
 use crate::bus::{Action, Bus, BusDevice, OverlapError};
+
+use ports::Ports;
 
 /// Slots of a bus, the host bridge's included.
 const SLOTS: usize = 32;
@@ -83,23 +87,6 @@ pub struct PciRootV1 {
     /// Configuration space of the host bridge.
     pub bridge: Vec<u8>,
 }
-
-/// The host bridge's port registers.
-#[derive(Default)]
-struct Ports {
-    /// The configuration address register (PCI Local Bus 3.0, 3.2.2.3.2).
-    address: u32,
-    /// The reset control register, a byte within it (Intel chipsets, port 0xcf9).
-    reset: u8,
-}
-
-const ADDRESS_ENABLE: u32 = 1 << 31;
-/// Bits 30 to 24 and 1 to 0 are reserved and read as zero.
-const ADDRESS_BITS: u32 = 0x80ff_fffc;
-/// Bits of the reset control register that read back: the kind of the reset,
-/// and the reset itself, which happens as it goes from 0 to 1.
-const RESET_KIND: u8 = 0x0a;
-const RESET_CPU: u8 = 0x04;
 
 /// Bus 0 and the ways into it.
 ///
@@ -253,8 +240,8 @@ impl PciRoot {
     pub fn save(&self) -> PciRootV1 {
         let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         PciRootV1 {
-            address: ports.address,
-            reset: ports.reset,
+            address: ports.address(),
+            reset: ports.reset(),
             bridge: self.bridge.save(),
         }
     }
@@ -266,8 +253,7 @@ impl PciRoot {
     pub fn restore(&self, saved: &PciRootV1) -> Result<(), RestoreConfigError> {
         self.bridge.restore(&saved.bridge)?;
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        ports.address = saved.address & ADDRESS_BITS;
-        ports.reset = saved.reset & (RESET_KIND | RESET_CPU);
+        *ports = Ports::restored(saved.address, saved.reset);
         Ok(())
     }
 
@@ -409,45 +395,6 @@ fn ecam_target(offset: u64) -> Option<(Bdf, u16)> {
         Bdf::from_number(number),
         u16::try_from(offset & 0xfff).ok()?,
     ))
-}
-
-impl Ports {
-    /// The function and the offset that a data port access at `port` (4 to 7
-    /// from the window's start) leads to.
-    fn target(&self, port: u64) -> Option<(Bdf, u16)> {
-        let number = u16::try_from(self.address >> 8 & 0xffff).ok()?;
-        let low = u16::try_from(u64::from(self.address & 0xfc) + (port & 3)).ok()?;
-        (self.address & ADDRESS_ENABLE != 0).then(|| (Bdf::from_number(number), low))
-    }
-
-    /// Ports 0xcf8 to 0xcfb: the address register answers 32-bit accesses only;
-    /// a byte at 0xcf9 is the reset control register.
-    fn read(&self, port: u64, data: &mut [u8]) {
-        match (port, data) {
-            (0, data) if data.len() == 4 => data.copy_from_slice(&self.address.to_le_bytes()),
-            (1, [byte]) => *byte = self.reset,
-            (_, data) => data.fill(0xff),
-        }
-    }
-
-    fn write(&mut self, port: u64, data: &[u8]) -> Action {
-        match (port, data) {
-            (0, &[a, b, c, d]) => {
-                self.address = u32::from_le_bytes([a, b, c, d]) & ADDRESS_BITS;
-                Action::Continue
-            }
-            (1, &[byte]) => {
-                let rises = byte & !self.reset & RESET_CPU != 0;
-                self.reset = byte & (RESET_KIND | RESET_CPU);
-                if rises {
-                    Action::Reset
-                } else {
-                    Action::Continue
-                }
-            }
-            _ => Action::Continue,
-        }
-    }
 }
 
 impl BusDevice for Door {

@@ -1,7 +1,7 @@
 //! Reaching the destination.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use nix::sys::socket::{
     connect as connect_socket, getsockopt, setsockopt, socket, sockopt,
 };
 
+use super::resolve::resolve;
 use super::{ChannelError, Stop};
 use crate::address::Address;
 
@@ -32,9 +33,7 @@ pub(crate) fn connect(
     match address {
         Address::Unix(path) => connect_unix(path, stop, limit).map_err(wrap),
         Address::Tcp { host, port } => {
-            let all = (host.as_str(), *port)
-                .to_socket_addrs()
-                .map_err(|e| wrap(Trouble::Os(e)))?;
+            let all = resolve(host, *port, stop, limit).map_err(wrap)?;
             let mut last = Trouble::Os(io::Error::new(
                 io::ErrorKind::NotFound,
                 "the name has no address",
@@ -51,8 +50,12 @@ pub(crate) fn connect(
     }
 }
 
-enum Trouble {
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The session has ended.
     Ended(ChannelError),
+    /// The operating system's reason.
     Os(io::Error),
 }
 

@@ -6,12 +6,14 @@
 
 mod connect;
 mod listen;
+mod resolve;
 mod rights;
 mod stop;
 mod vectored;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,6 +34,9 @@ pub enum ChannelError {
     /// The operator asked for the end.
     #[error("The migration was cancelled")]
     Cancelled,
+    /// Something happened that made it pointless.
+    #[error("{0}")]
+    Pointless(String),
     /// Another thread failed; its error tells more.
     #[error("Another connection of this migration failed")]
     Stopped,
@@ -108,6 +113,13 @@ pub enum ChannelError {
     Panicked,
 }
 
+impl ChannelError {
+    /// True when our own side asked for the end.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        matches!(self, Self::Cancelled | Self::Pointless(_))
+    }
+}
+
 /// How long to wait for a peer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Patience {
@@ -125,6 +137,8 @@ pub(crate) struct Link {
     socket: OwnedFd,
     stop: Stop,
     stall: Duration,
+    /// Bytes that came.
+    received: AtomicU64,
 }
 
 impl Link {
@@ -140,6 +154,7 @@ impl Link {
             socket,
             stop,
             stall,
+            received: AtomicU64::new(0),
         })
     }
 
@@ -149,6 +164,11 @@ impl Link {
 
     pub(crate) fn stall(&self) -> Duration {
         self.stall
+    }
+
+    /// Bytes that came so far: a peer that is slow is told from one that is silent by them.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Ends both directions; the peer and our own waiting threads notice.
@@ -219,7 +239,9 @@ impl Link {
         while !into.is_done() {
             match into.receive(self.socket.as_fd()) {
                 Ok(0) => return Err(ChannelError::Closed { doing }),
-                Ok(_) => {}
+                Ok(bytes) => {
+                    self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.wait(PollFlags::POLLIN, patience, doing)?;

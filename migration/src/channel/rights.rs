@@ -77,12 +77,9 @@ pub(crate) fn receive_with_files(
             Ok(message) => {
                 for control in message.cmsgs().into_iter().flatten() {
                     if let ControlMessageOwned::ScmRights(list) = control {
-                        // SAFETY: the kernel has just installed these descriptors
-                        // in this process, and nobody else knows their numbers.
-                        files.extend(
-                            list.into_iter()
-                                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-                        );
+                        // SAFETY: the kernel has just installed these descriptors in this
+                        // process, and nobody else knows their numbers.
+                        files.extend(list.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
                     }
                 }
                 if message.bytes == 0 {

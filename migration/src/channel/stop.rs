@@ -51,7 +51,10 @@ impl Stop {
     /// An error once the session has been ended.
     pub(crate) fn check(&self) -> Result<(), ChannelError> {
         if self.0.cancel.is_cancelled() {
-            return Err(ChannelError::Cancelled);
+            return Err(match self.0.cancel.reason() {
+                Some(reason) => ChannelError::Pointless(reason.to_owned()),
+                None => ChannelError::Cancelled,
+            });
         }
         if self.0.failed.is_cancelled() {
             return Err(ChannelError::Stopped);

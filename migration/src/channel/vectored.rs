@@ -82,11 +82,12 @@ impl<'a> Outgoing<'a> {
     /// Hands the kernel as much as it takes now; answers how much that was.
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let message = self.pieces.message();
-        // SAFETY: each piece is a range that lives as long as `'a` and that the
-        // kernel only reads; the list lives through the call. Guest memory may
-        // change meanwhile, which the kernel's copy tolerates.
-        let sent =
-            moved(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL) })?;
+        let socket = socket.as_raw_fd();
+        // Guest memory may change meanwhile, which the kernel's copy bears.
+        // SAFETY: each piece is a range that lives as long as `'a` and that the kernel only reads;
+        // the list lives through the call.
+        let sent = unsafe { libc::sendmsg(socket, &message, libc::MSG_NOSIGNAL) };
+        let sent = moved(sent)?;
         self.pieces.advance(sent);
         Ok(sent)
     }

@@ -6,6 +6,7 @@
 //!                                                  HANDOVER > run, exactly once > RUNNING
 //! ```
 
+mod agreement;
 mod error;
 mod land;
 mod populate;
@@ -14,6 +15,7 @@ mod receiver;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
@@ -26,11 +28,12 @@ use crate::memory::{PAGE, Region};
 use crate::options::Options;
 use crate::phase::Phase;
 use crate::stats::{Moment, Progress, Snapshot, Step, micros};
-use crate::wire::message::{Description, Hello, Message, Role, Verdict};
+use crate::wire::message::{Description, Extent, Hello, Message, Role, Verdict};
 use crate::wire::{HEADER_BYTES, Header, VERSIONS, choose_version};
 
 pub use error::ReceiveError;
 
+use agreement::{bounded, compare};
 use populate::Populate;
 use receiver::Receivers;
 
@@ -60,6 +63,7 @@ pub fn receive<D: Destination>(
         source,
     })?;
     let (control, hello) = await_source(door, &stop, options)?;
+    progress.start_anew();
     let next = || door.accept(&stop, Some(options.stall));
     serve(control, hello, next, guest, options, progress)
 }
@@ -80,7 +84,7 @@ fn await_source(
                     ..
                 },
             ) => return Ok((link, hello)),
-            Err(ChannelError::Cancelled) => return Err(ChannelError::Cancelled.into()),
+            Err(end) if end.is_asked_for() => return Err(end.into()),
             Ok(_) | Err(_) => tracing::info!("a connection that is no migration was turned away"),
         }
     }
@@ -120,6 +124,8 @@ pub(crate) fn serve<D: Destination>(
         options,
         progress,
         built: false,
+        phase: None,
+        given: None,
         receivers: None,
         populate: None,
     };
@@ -139,18 +145,34 @@ struct Driver<'a, D: Destination> {
     streams: u16,
     /// `prepare` succeeded, so `abandon` is due on failure.
     built: bool,
+    /// What is being done, and since when.
+    phase: Option<(Phase, Moment)>,
+    /// When the guest was given to us, and how long it had stood still.
+    given: Option<(Moment, Duration)>,
     receivers: Option<Receivers>,
     populate: Option<Populate>,
 }
 
 impl<D: Destination> Driver<'_, D> {
+    fn enter(&mut self, phase: Phase) {
+        self.leave();
+        self.phase = Some((phase, Moment::now()));
+        self.progress.enter(phase);
+    }
+
+    fn leave(&mut self) {
+        if let Some((phase, began)) = self.phase.take() {
+            self.progress.leave(phase, Moment::now().since(began));
+        }
+    }
+
     /// Everything up to the hand-over: when it returns, the guest is ours.
     fn until_ready(
         &mut self,
         hello: &Hello,
         next: impl FnMut() -> Result<OwnedFd, ChannelError>,
     ) -> Result<(), ReceiveError> {
-        self.progress.enter(Phase::Describe);
+        self.enter(Phase::Describe);
         self.agree(hello)?;
         self.progress.tell(Step::Announced);
         let data = self.accept_streams(hello, next)?;
@@ -176,16 +198,17 @@ impl<D: Destination> Driver<'_, D> {
         if ahead && self.receivers.is_some() && through_file.contains(&false) {
             self.populate = Populate::start(regions, through_file, self.control.stop());
         }
-        self.progress.enter(Phase::Copy);
+        self.enter(Phase::Copy);
         let state = self.await_state()?;
-        self.progress.enter(Phase::Await);
+        self.enter(Phase::Last);
         if let Some(receivers) = &self.receivers {
-            receivers.await_last(self.options.stopped)?;
+            receivers.await_last(self.options.stopped, || self.give_sign())?;
         }
         // What is not populated by now is done by whoever touches it.
         if let Some(populate) = &self.populate {
             populate.end();
         }
+        self.enter(Phase::State);
         self.guest.restore(&state).map_err(ReceiveError::Restore)?;
         // From READY on the source may give the guest away at any moment, so that
         // a cancel comes too late here; it does not at the source.
@@ -223,7 +246,7 @@ impl<D: Destination> Driver<'_, D> {
                     role: Role::Data { index },
                     ..
                 }) if session == hello.session => index,
-                Err(ChannelError::Cancelled) => return Err(ChannelError::Cancelled.into()),
+                Err(end) if end.is_asked_for() => return Err(end.into()),
                 // Somebody else's connection.
                 Ok(_) | Err(_) => continue,
             };
@@ -321,12 +344,21 @@ impl<D: Destination> Driver<'_, D> {
                 wanted,
             });
         };
+        self.tell_time(asked)
+    }
+
+    fn tell_time(&self, asked: u64) -> Result<(), ChannelError> {
         let answer = Message::Clock {
             asked,
             answered: Some(Moment::now().as_nanos()),
             boot: boot_id(),
         };
         self.control.send(&answer, "telling the time")
+    }
+
+    /// The answer to a question that was not asked: the source hears that pages come.
+    fn give_sign(&self) -> Result<(), ChannelError> {
+        self.tell_time(Moment::now().as_nanos())
     }
 
     /// Memory travels; announcements and signs of life come here meanwhile.
@@ -336,6 +368,7 @@ impl<D: Destination> Driver<'_, D> {
             let patience = Patience::For(self.control.stall());
             match self.control.receive(patience, DOING)? {
                 Message::Extents(extents) => {
+                    self.note_present(&extents);
                     if let Some(populate) = &self.populate {
                         populate.announce(extents);
                     }
@@ -346,13 +379,30 @@ impl<D: Destination> Driver<'_, D> {
         }
     }
 
-    fn await_handover(&self) -> Result<(), ReceiveError> {
+    fn note_present(&self, extents: &[Extent]) {
+        let bytes = extents
+            .iter()
+            .map(|extent| extent.count.saturating_mul(PAGE))
+            .fold(0_u64, u64::saturating_add);
+        let present = &self.progress.present;
+        let sum = present.load(Ordering::Relaxed).saturating_add(bytes);
+        present.store(sum, Ordering::Relaxed);
+    }
+
+    fn await_handover(&mut self) -> Result<(), ReceiveError> {
         const DOING: &str = "waiting for the hand-over";
-        self.progress.enter(Phase::Handover);
+        self.enter(Phase::Handover);
         loop {
             let patience = Patience::Committed(self.options.stopped);
             match self.control.receive(patience, DOING)? {
-                Message::Handover => return Ok(()),
+                Message::Handover(stood) => {
+                    // The word itself took half a round trip.
+                    self.given = stood.map(|stood| {
+                        let ns = stood.so_far.saturating_add(stood.round_trip / 2);
+                        (Moment::now(), Duration::from_nanos(ns))
+                    });
+                    return Ok(());
+                }
                 message => self.answer(&message, "HANDOVER")?,
             }
         }
@@ -360,7 +410,7 @@ impl<D: Destination> Driver<'_, D> {
 
     /// The guest is ours. Whatever happens now, the source does not run it.
     fn run(mut self) -> Result<Arrived, ReceiveError> {
-        self.progress.enter(Phase::Running);
+        self.enter(Phase::Running);
         let patience = Patience::Committed(Duration::from_secs(1));
         let since = match self.guest.run() {
             Ok(since) => since,
@@ -370,6 +420,12 @@ impl<D: Destination> Driver<'_, D> {
                 return Err(ReceiveError::Run(cause));
             }
         };
+        if let Some((given, stood)) = self.given {
+            let downtime = stood.saturating_add(since.since(given));
+            self.progress
+                .downtime_us
+                .store(micros(downtime), Ordering::Relaxed);
+        }
         // The guest runs whether the source hears it or not.
         let message = Message::Running(since.as_nanos());
         if let Err(error) = self
@@ -380,6 +436,7 @@ impl<D: Destination> Driver<'_, D> {
         }
         self.receivers = None;
         self.populate = None;
+        self.leave();
         self.progress.finish();
         Ok(Arrived {
             running_since: since,
@@ -404,6 +461,7 @@ impl<D: Destination> Driver<'_, D> {
         if self.built {
             self.guest.abandon();
         }
+        self.leave();
         self.progress.finish();
         error
     }
@@ -415,43 +473,4 @@ fn is_warm(region: &Region) -> bool {
     const BLOCK_BYTES: u64 = 512;
     let facts = region.file().metadata();
     facts.is_ok_and(|facts| facts.blocks() * BLOCK_BYTES >= facts.size())
-}
-
-/// What the source has must be what was built.
-fn compare(description: &Description, prepared: &Prepared) -> Result<(), Refusal> {
-    let theirs = &description.regions;
-    let ours = &prepared.regions;
-    let mut reasons = Vec::new();
-    if theirs.len() != ours.len() {
-        reasons.push(format!(
-            "the source has {} regions of memory, and {} were built here",
-            theirs.len(),
-            ours.len()
-        ));
-    }
-    for (their, our) in theirs.iter().zip(ours) {
-        let our = our.layout();
-        if (their.guest_address, their.size_bytes) != (our.guest_address, our.size_bytes) {
-            reasons.push(format!(
-                "the source has {} bytes of memory at {:#x}, and here it is {} bytes at {:#x}",
-                their.size_bytes, their.guest_address, our.size_bytes, our.guest_address
-            ));
-        }
-    }
-    if reasons.is_empty() {
-        Ok(())
-    } else {
-        Err(Refusal(reasons))
-    }
-}
-
-/// Reasons as they fit into a frame.
-fn bounded(reasons: &[String]) -> Vec<String> {
-    const REASONS: usize = 32;
-    const CHARACTERS: usize = 400;
-    reasons
-        .iter()
-        .take(REASONS)
-        .map(|reason| reason.chars().take(CHARACTERS).collect())
-        .collect()
 }

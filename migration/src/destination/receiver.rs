@@ -74,11 +74,23 @@ impl Receivers {
         Ok(receivers)
     }
 
-    /// Waits until every stream has ended, so that memory is complete.
-    pub(super) fn await_last(&self, limit: Duration) -> Result<(), ChannelError> {
+    fn received(&self) -> u64 {
+        self.links.iter().map(|link| link.received()).sum()
+    }
+
+    /// Waits until every stream has ended, so that memory is complete. They may take
+    /// as long as they must, but not stand still for `limit`; `tell` is called now
+    /// and then while they do not.
+    pub(super) fn await_last(
+        &self,
+        limit: Duration,
+        tell: impl Fn() -> Result<(), ChannelError>,
+    ) -> Result<(), ChannelError> {
         // The session's end does not always signal the condition.
         const LOOK: Duration = Duration::from_millis(50);
-        let deadline = Instant::now() + limit;
+        const BEAT: Duration = Duration::from_millis(500);
+        let mut deadline = Instant::now() + limit;
+        let (mut told, mut before) = (Instant::now(), self.received());
         let mut open = self
             .shared
             .open
@@ -86,6 +98,11 @@ impl Receivers {
             .unwrap_or_else(PoisonError::into_inner);
         while *open != 0 {
             self.shared.stop.check()?;
+            if told.elapsed() >= BEAT && self.received() != before {
+                (told, before) = (Instant::now(), self.received());
+                deadline = told + limit;
+                tell()?;
+            }
             if Instant::now() >= deadline {
                 return Err(ChannelError::Stalled {
                     doing: "receiving the last pages",

@@ -118,8 +118,11 @@ impl<S: Source> Driver<'_, S> {
             d.progress.round_trip_us.store(trip, Ordering::Relaxed);
             Ok(())
         })?;
-        let regions = self.guest.regions();
-        let restore_cost = self.timed(Phase::Describe, |d| d.describe(&regions))?;
+        let (regions, restore_cost) = self.timed(Phase::Describe, |d| {
+            let regions = d.guest.regions().map_err(SendError::Describe)?;
+            let restore_cost = d.describe(&regions)?;
+            Ok((regions, restore_cost))
+        })?;
         let dirty = if self.options.local {
             self.timed(Phase::Stop, Self::stop)?;
             None
@@ -131,7 +134,10 @@ impl<S: Source> Driver<'_, S> {
         }
         self.timed(Phase::State, Self::send_state)?;
         self.timed(Phase::Await, Self::await_ready)?;
-        self.timed(Phase::Handover, |d| Ok(d.session()?.hand_over()?))
+        self.timed(Phase::Handover, |d| {
+            let stopped = d.stopped.ok_or(SendError::Order)?;
+            Ok(d.session()?.hand_over(stopped)?)
+        })
     }
 
     fn session(&self) -> Result<&Session, SendError> {

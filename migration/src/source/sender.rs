@@ -193,10 +193,7 @@ fn run(shared: &Shared, link: &Link, stream: usize) -> Result<(), ChannelError> 
         }
         let started = Instant::now();
         link.send(&Message::Round(work.number), "ending a round")?;
-        match link.receive(
-            Patience::For(link.stall()),
-            "waiting for the end of a round",
-        )? {
+        match link.receive(Patience::Session, "waiting for the end of a round")? {
             Message::Round(number) if number == work.number => {}
             other => {
                 return Err(ChannelError::Unexpected {
@@ -246,7 +243,9 @@ fn flush(
     encoder: &mut Encoder<'_>,
 ) -> Result<(), ChannelError> {
     let started = Instant::now();
-    let tally = encoder.flush(link, Patience::For(link.stall()))?;
+    // What is under way on a slow line may keep it busy for longer than a peer may be
+    // silent: the control connection tells whether it lives.
+    let tally = encoder.flush(link, Patience::Session)?;
     add_ns(&work.sending_ns, started.elapsed());
     count(&shared.progress, &tally);
     work.wire_bytes.fetch_add(tally.wire, Ordering::Relaxed);

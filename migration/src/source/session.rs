@@ -16,16 +16,21 @@ use crate::clock::{self, PeerClock};
 use crate::memory::Region;
 use crate::options::Options;
 use crate::stats::Moment;
-use crate::wire::VERSIONS;
-use crate::wire::message::{Description, Hello, Message, RegionFact, Role, STREAMS, Verdict};
+use crate::wire::message::{
+    Description, Hello, Message, RegionFact, Role, STREAMS, Standstill, Verdict,
+};
+use crate::wire::{VERSIONS, WITH_STANDSTILL};
 
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) control: Link,
     pub(super) data: Vec<Link>,
     pub(super) clock: PeerClock,
+    version: u16,
     /// When the last sign of life was given.
     beat: Cell<Moment>,
+    /// Since when one waits for its answer.
+    unanswered: Cell<Option<Moment>>,
 }
 
 /// How often the destination hears that we live: well within its patience.
@@ -64,11 +69,11 @@ impl Session {
             Ok(link)
         };
         let control = open(Role::Control { streams })?;
-        match control.receive(Patience::For(options.stall), DOING)? {
-            Message::Welcome(version) if VERSIONS.contains(&version) => {}
+        let version = match control.receive(Patience::For(options.stall), DOING)? {
+            Message::Welcome(version) if VERSIONS.contains(&version) => version,
             Message::Welcome(version) => return Err(SendError::Version(version)),
             other => return Err(unexpected(&other, "WELCOME")),
-        }
+        };
         let data = (0..streams)
             .map(|index| open(Role::Data { index }))
             .collect::<Result<_, _>>()?;
@@ -77,7 +82,9 @@ impl Session {
             control,
             data,
             clock,
+            version,
             beat: Cell::new(Moment::now()),
+            unanswered: Cell::new(None),
         })
     }
 
@@ -125,26 +132,38 @@ impl Session {
     }
 
     /// Waits for `done` or for `patience`, gives a sign of life now and then, and
-    /// notices when the destination gives up.
+    /// notices when the destination gives up, or gives none. Whoever sends pages
+    /// relies on it: a stream that is slow may stand still for long.
     pub(super) fn watch(&self, done: BorrowedFd<'_>, patience: Duration) -> Result<(), SendError> {
+        const DOING: &str = "copying memory";
         self.control.poll(
             &[done],
             PollFlags::POLLIN,
             Patience::For(patience.min(BEAT)),
-            "copying memory",
+            DOING,
         )?;
         let now = Moment::now();
         if now.since(self.beat.get()) >= BEAT {
             self.beat.set(now);
             let question = clock::question(clock::boot_id());
             self.control.send(&question, "giving a sign of life")?;
+            self.unanswered.set(self.unanswered.get().or(Some(now)));
         }
         while self.control.is_readable() {
             let patience = Patience::For(self.control.stall());
-            match self.control.receive(patience, "copying memory")? {
-                Message::Clock { .. } => {}
+            match self.control.receive(patience, DOING)? {
+                Message::Clock { .. } => self.unanswered.set(None),
                 other => return Err(unexpected(&other, "nothing but CLOCK")),
             }
+        }
+        let limit = self.control.stall();
+        let silent = |since| Moment::now().since(since) >= limit;
+        if self.unanswered.get().is_some_and(silent) {
+            return Err(ChannelError::Stalled {
+                doing: DOING,
+                limit,
+            }
+            .into());
         }
         Ok(())
     }
@@ -157,14 +176,20 @@ impl Session {
         )
     }
 
-    /// Gives the guest away. On an error it was not given: the kernel did not
-    /// take the whole frame, so it cannot arrive.
-    pub(super) fn hand_over(&self) -> Result<(), ChannelError> {
+    /// Gives away the guest, which stands still since `stopped`. On an error it was
+    /// not given: the kernel did not take the whole frame, so it cannot arrive.
+    pub(super) fn hand_over(&self, stopped: Moment) -> Result<(), ChannelError> {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.control.stop().check()?;
         let patience = Patience::Committed(self.control.stall());
+        let stood = (self.version >= WITH_STANDSTILL).then(|| Standstill {
+            so_far: nanos(Moment::now().since(stopped)),
+            round_trip: nanos(self.clock.round_trip),
+        });
+        let message = Message::Handover(stood);
         let sent = self
             .control
-            .send_patiently(&Message::Handover, patience, "handing over");
+            .send_patiently(&message, patience, "handing over");
         if sent.is_err() {
             self.control.close();
         }
@@ -195,7 +220,8 @@ impl Session {
             if let Some(value) = wanted(&message) {
                 return Ok(value);
             }
-            // Answers to signs of life may still be under way.
+            // Answers to signs of life may still be under way, and the destination
+            // gives some of its own while the last pages come.
             if !matches!(message, Message::Clock { .. }) {
                 return Err(ChannelError::Unexpected {
                     got: message.kind(),

@@ -235,8 +235,8 @@ impl Source for FakeSource {
         Ok(self.sizes.iter().flat_map(|s| s.to_le_bytes()).collect())
     }
 
-    fn regions(&self) -> Vec<Region> {
-        self.regions.clone()
+    fn regions(&self) -> Result<Vec<Region>, Cause> {
+        Ok(self.regions.clone())
     }
 
     fn device_files(&self) -> Result<Vec<OwnedFd>, Cause> {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::channel::ChannelError;
-use crate::phase::Phase;
 use crate::source::{GuestIs, SendError};
 
 const SOURCE_STEPS: [Step; 6] = [
@@ -80,6 +79,29 @@ fn a_cancel_is_heeded_until_the_hand_over() {
             assert_one_guest(&guest, &place, &end, &what);
             assert!(end.sent.is_err(), "{what}");
         }
+    }
+}
+
+/// Not a cancel, but what happened, at both sides.
+#[test]
+fn why_a_migration_became_pointless_is_told() {
+    let run = Run::default();
+    let cancel = run.cancel_source.clone();
+    let mut guest = small().with_hook(move |step| {
+        if step == Step::Dirty(0) {
+            cancel.because("The guest switched itself off");
+            // The first reason stays.
+            cancel.because("The process was asked to end");
+        }
+        Ok(())
+    });
+    let mut place = FakeDestination::new();
+    let end = run.run(&mut guest, &mut place);
+    assert_one_guest(&guest, &place, &end, "pointless");
+    let here = crate::chain(&end.sent.unwrap_err());
+    let there = crate::chain(&end.received.unwrap_err());
+    for said in [here, there] {
+        assert!(said.ends_with("The guest switched itself off"), "{said}");
     }
 }
 

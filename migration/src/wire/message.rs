@@ -70,6 +70,16 @@ pub enum Verdict {
     Refuse(Vec<String>),
 }
 
+/// How long the guest has stood still, by the source's clock: what the destination
+/// adds its own time to. Durations, since the two clocks are not one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standstill {
+    /// From the first vCPU's stop to the sending of HANDOVER, in ns.
+    pub so_far: u64,
+    /// The shortest round trip that the source saw, in ns.
+    pub round_trip: u64,
+}
+
 /// A run of pages of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
@@ -102,8 +112,8 @@ pub enum Message {
     State(Vec<u8>),
     /// The destination could run the guest.
     Ready,
-    /// The guest is the destination's.
-    Handover,
+    /// The guest is the destination's. A source of version 1 says no more.
+    Handover(Option<Standstill>),
     /// The guest runs since this moment of the destination's clock, in ns.
     Running(u64),
     /// It ends here, and why.
@@ -133,7 +143,7 @@ impl Message {
             Self::Last => Kind::Last,
             Self::State(_) => Kind::State,
             Self::Ready => Kind::Ready,
-            Self::Handover => Kind::Handover,
+            Self::Handover(_) => Kind::Handover,
             Self::Running(_) => Kind::Running,
             Self::Abort(_) => Kind::Abort,
             Self::Clock { .. } => Kind::Clock,
@@ -187,7 +197,8 @@ impl Message {
                 body.u16(extent.region).u64(extent.first).u64(extent.count)
             }),
             Self::Round(number) => body.u32(*number),
-            Self::Last | Self::Ready | Self::Handover => body,
+            Self::Last | Self::Ready | Self::Handover(None) => body,
+            Self::Handover(Some(stood)) => body.u64(stood.so_far).u64(stood.round_trip),
             Self::State(state) => body.bytes(state),
             Self::Running(since) => body.u64(*since),
             Self::Abort(reason) => body.bytes(reason.as_bytes()),
@@ -220,7 +231,11 @@ impl Message {
             Kind::Last => Self::Last,
             Kind::State => Self::State(r.rest().to_vec()),
             Kind::Ready => Self::Ready,
-            Kind::Handover => Self::Handover,
+            Kind::Handover if body.is_empty() => Self::Handover(None),
+            Kind::Handover => Self::Handover(Some(Standstill {
+                so_far: r.u64()?,
+                round_trip: r.u64()?,
+            })),
             Kind::Running => Self::Running(r.u64()?),
             Kind::Abort => Self::Abort(String::from_utf8_lossy(r.rest()).into_owned()),
             Kind::Clock => {

@@ -13,9 +13,10 @@
 //!    | <=========================== ROUND n =============|  one each, per round
 //!    |          ... the guest stops at the source ...    |
 //!    |== PAGES ... LAST ===============================> |
-//!    |-- STATE ----------------------------------------> |  restores
+//!    |-- STATE ----------------------------------------> |
+//!    | <------------- CLOCK, while pages still come -----|  restores
 //!    | <-------------------------------------- READY ----|
-//!    |-- HANDOVER -------------------------------------> |  runs, exactly once
+//!    |-- HANDOVER (standstill) ------------------------> |  runs, exactly once
 //!    | <---------------------- RUNNING (when) -----------|
 //! ```
 //!
@@ -43,7 +44,12 @@ pub mod pages;
 pub use codec::BadBody;
 
 /// The versions of the protocol that this build speaks: the current one last.
-pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=1;
+///
+/// Version 2 says in HANDOVER for how long the guest has stood still.
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=2;
+
+/// The first version whose HANDOVER has a [`Standstill`](message::Standstill).
+pub const WITH_STANDSTILL: u16 = 2;
 
 /// The first bytes of every frame.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"gdwt");

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::message::{Description, Extent, Hello, Message, RegionFact, Role, Verdict};
+use super::message::{Description, Extent, Hello, Message, RegionFact, Role, Standstill, Verdict};
 use super::pages::{Content, Index};
 use super::*;
 
@@ -56,6 +56,9 @@ fn message() -> impl Strategy<Value = Message> {
             answered,
             boot,
         });
+    let stood =
+        any::<(u64, u64)>().prop_map(|(so_far, round_trip)| Standstill { so_far, round_trip });
+    let handover = proptest::option::of(stood).prop_map(Message::Handover);
     prop_oneof![
         hello,
         any::<u16>().prop_map(Message::Welcome),
@@ -70,7 +73,7 @@ fn message() -> impl Strategy<Value = Message> {
         clock,
         Just(Message::Last),
         Just(Message::Ready),
-        Just(Message::Handover),
+        handover,
     ]
 }
 

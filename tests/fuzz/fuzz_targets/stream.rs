@@ -7,7 +7,7 @@
 use arbitrary::Arbitrary;
 use godwit_migration::testing::{FakeDestination, Step, frame, play};
 use godwit_migration::wire::message::{
-    Description, Extent, Hello, Message, RegionFact, Role, Verdict,
+    Description, Extent, Hello, Message, RegionFact, Role, Standstill, Verdict,
 };
 use godwit_migration::wire::pages::{Content, Index, Piece};
 use libfuzzer_sys::fuzz_target;
@@ -39,7 +39,7 @@ enum Act {
     Round(u32),
     Last,
     State(Vec<u8>),
-    Handover,
+    Handover(Option<(u64, u64)>),
     Clock {
         asked: u64,
         answered: Option<u64>,
@@ -106,7 +106,11 @@ fn bytes(act: Act) -> Vec<u8> {
         Act::Round(number) => Message::Round(number).to_bytes(),
         Act::Last => Message::Last.to_bytes(),
         Act::State(state) => Message::State(state).to_bytes(),
-        Act::Handover => Message::Handover.to_bytes(),
+        Act::Handover(stood) => Message::Handover(stood.map(|(so_far, round_trip)| Standstill {
+            so_far,
+            round_trip,
+        }))
+        .to_bytes(),
         Act::Clock { asked, answered } => Message::Clock {
             asked,
             answered,

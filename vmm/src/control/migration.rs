@@ -395,9 +395,22 @@ impl Control {
                 (MigrationStatus::Failed, Err(error), State::Empty)
             }
         };
-        self.tell(match status {
-            MigrationStatus::Finished => EventKind::MigrationReceiveFinished,
-            _ => EventKind::MigrationReceiveFailed,
+        self.tell(match &outcome {
+            Ok(_) => {
+                let event = Told::from(EventKind::MigrationReceiveFinished);
+                let shown = self.migration.as_ref().map(Migration::shown);
+                let shown = shown.map(|shown| (shown.total_us, shown.downtime_us));
+                let (total, downtime) = shown.unwrap_or_default();
+                let event = event.with("total_us", total);
+                match downtime {
+                    Some(us) => event.with("downtime_us", us),
+                    None => event,
+                }
+            }
+            Err(error) => {
+                let event = Told::from(EventKind::MigrationReceiveFailed);
+                event.with("reason", error.chain().0.join(": "))
+            }
         });
         if let Some(migration) = &mut self.migration {
             let chain = outcome.as_ref().err().map(|error| error.chain().clone());

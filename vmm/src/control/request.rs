@@ -13,7 +13,8 @@ use godwit_api::response::{Counters, DeviceAdded, DeviceNode, Info, Ping, Respon
 
 use super::answer::{failed, refused, undefined};
 use super::phase::{self, Phase, Verb};
-use super::{Control, Definition, Ending, Event, RunError, State};
+use super::work::Then;
+use super::{Control, Definition, Ending, Event, PROCESS_ENDS, RunError, State};
 use crate::machine::{Machine, RemoveError};
 
 /// The API's way to the loop.
@@ -100,7 +101,7 @@ impl Control {
                 self.metrics.answer(reply);
                 Ok(state)
             }
-            (Request::ShutdownVmm, state) => Ok(self.shutdown_vmm(state, reply)),
+            (Request::ShutdownVmm, state) => self.shutdown_vmm(state, reply),
             (Request::Create(config), state) => {
                 let (outcome, state) = match self.create(*config) {
                     Ok(()) => (DONE, State::Created),
@@ -114,7 +115,7 @@ impl Control {
                 self.start_reboot(machine, Some(reply))
             }
             (Request::Shutdown, State::Running(machine) | State::Paused(machine)) => {
-                self.start_stop(machine, Verb::Shutdown, reply)
+                self.start_stop(machine, Then::ShutDown(reply))
             }
             (
                 Request::Delete,
@@ -122,7 +123,7 @@ impl Control {
                 | State::Paused(machine)
                 | State::Unsettled(machine)
                 | State::Lost(machine),
-            ) => self.start_stop(machine, Verb::Delete, reply),
+            ) => self.start_stop(machine, Then::Delete(reply)),
             (Request::Delete, _) => Ok(self.deleted(reply)),
             (Request::Pause, State::Running(machine)) => self.start_pause(machine, reply),
             (Request::Resume, State::Paused(machine) | State::Unsettled(machine)) => {
@@ -231,16 +232,14 @@ impl Control {
         }
     }
 
-    fn shutdown_vmm(&mut self, state: State, reply: Reply) -> State {
+    fn shutdown_vmm(&mut self, state: State, reply: Reply) -> Result<State, RunError> {
         if let State::Busy(work) = &state {
-            work.cancel();
+            work.cancel_because(PROCESS_ENDS.to_owned());
             self.deferred
                 .push_back(Event::Request(Request::ShutdownVmm, reply));
-            return state;
+            return Ok(state);
         }
-        let ended = self.end(state, Ending::Terminated);
-        reply.send(DONE);
-        ended
+        self.end(state, Ending::Terminated, Some(reply))
     }
 
     fn info(&self, state: &State) -> Outcome {

@@ -17,7 +17,7 @@ use godwit_migration::store::Stored;
 use super::answer::failed;
 use super::phase::{Phase, Verb};
 use super::site::Site;
-use super::{Control, Definition, Event, LostMemory, RunError, State};
+use super::{Control, Definition, Ending, Event, LostMemory, RunError, State};
 use crate::builder::BuildError;
 use crate::machine::Machine;
 use crate::migrate::{Arrival, Departure, Places};
@@ -38,10 +38,17 @@ impl Work {
         self.phase
     }
 
-    /// Something waits for the machine, or a client asks for the end.
+    /// A client asks for the end.
     pub(super) fn cancel(&self) {
         if let Some(cancel) = &self.cancel {
             cancel.cancel();
+        }
+    }
+
+    /// Something else waits for the machine: `reason` is what the work fails for.
+    pub(super) fn cancel_because(&self, reason: String) {
+        if let Some(cancel) = &self.cancel {
+            cancel.because(reason);
         }
     }
 }
@@ -75,10 +82,8 @@ pub enum Done {
     },
     /// A machine was taken apart.
     Stopped {
-        /// To be shut down, or deleted.
-        verb: Verb,
-        /// Who asked.
-        reply: Reply,
+        /// What comes next.
+        then: Then,
     },
     /// A machine goes on.
     Resumed {
@@ -121,6 +126,21 @@ pub enum Done {
         /// Who asked.
         reply: Reply,
     },
+}
+
+/// Why a machine was taken apart, and what comes next.
+#[derive(Debug)]
+pub enum Then {
+    /// A client shut it down: its description stays.
+    ShutDown(Reply),
+    /// A client deleted it.
+    Delete(Reply),
+    /// Its guest switched itself off: its description stays.
+    Stay,
+    /// The process ends, and tells who asked for that.
+    End(Ending, Option<Reply>),
+    /// The process ends, for this reason.
+    Fail(RunError),
 }
 
 impl Control {
@@ -227,15 +247,7 @@ impl Control {
                 Ok(State::Paused(machine))
             }
             Done::Lost { machine, lost } => Ok(self.lost(machine, &lost)),
-            Done::Stopped { verb, reply } => {
-                self.taken_apart();
-                if verb == Verb::Delete {
-                    return Ok(self.deleted(reply));
-                }
-                self.tell(EventKind::Shutdown);
-                reply.send(Ok(Response::Done));
-                Ok(State::Created)
-            }
+            Done::Stopped { then } => self.stopped(then),
             Done::Resumed { machine, reply } => {
                 self.tell(EventKind::Resumed);
                 reply.send(Ok(Response::Done));
@@ -284,18 +296,40 @@ impl Control {
         })
     }
 
-    /// As for [`start_pause`](Self::start_pause).
+    /// As for [`start_pause`](Self::start_pause); and unmapping the memory of a large
+    /// guest takes a while.
     pub(super) fn start_stop(
         &mut self,
         machine: Box<Machine>,
-        verb: Verb,
-        reply: Reply,
+        then: Then,
     ) -> Result<State, RunError> {
         self.start(Phase::Stopping, None, move || {
             machine.retire();
             drop(machine);
-            Done::Stopped { verb, reply }
+            Done::Stopped { then }
         })
+    }
+
+    /// The machine was taken apart.
+    fn stopped(&mut self, then: Then) -> Result<State, RunError> {
+        self.taken_apart();
+        match then {
+            Then::Delete(reply) => Ok(self.deleted(reply)),
+            Then::ShutDown(reply) => {
+                self.tell(EventKind::Shutdown);
+                reply.send(Ok(Response::Done));
+                Ok(State::Created)
+            }
+            Then::Stay => {
+                self.tell(EventKind::Shutdown);
+                Ok(State::Shutdown)
+            }
+            Then::End(ending, reply) => {
+                self.tell(EventKind::Shutdown);
+                Ok(self.ended(ending, reply))
+            }
+            Then::Fail(error) => Err(error),
+        }
     }
 
     /// There is no machine any more, and its description goes too.

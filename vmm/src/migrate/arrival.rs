@@ -169,7 +169,7 @@ impl Destination for Arrival {
         let mut laps = Laps::begin("resuming");
         announce::once(&built.machine);
         laps.lap("announcement");
-        built.machine.resume_here();
+        built.machine.resume();
         laps.lap("vCPUs and devices");
         announce::start(&built.machine);
         let start = Instant::now();

@@ -63,7 +63,10 @@ impl Departure {
             .map_err(|unfilled| SendFailure {
                 phase: Phase::Connect,
                 guest: GuestIs::Here,
-                error: SendError::Describe(unfilled.into()),
+                error: SendError::Describe(match cancel.reason() {
+                    Some(reason) => reason.into(),
+                    None => unfilled.into(),
+                }),
             })
     }
 
@@ -90,11 +93,8 @@ impl Source for Departure {
         Ok(description.encode()?)
     }
 
-    fn regions(&self) -> Vec<Region> {
-        let Ok(machine) = self.machine() else {
-            return Vec::new();
-        };
-        regions(machine.host.memory.ram()).unwrap_or_default()
+    fn regions(&self) -> Result<Vec<Region>, Cause> {
+        Ok(regions(self.machine()?.host.memory.ram())?)
     }
 
     fn device_files(&self) -> Result<Vec<OwnedFd>, Cause> {
@@ -154,11 +154,7 @@ impl Source for Departure {
             function.device.with_device(|device| device.acquire())?;
         }
         if stopped && running {
-            machine.resume_devices();
-            // One that ended has told so, and stays where it is.
-            for vcpu in machine.vcpus.iter().filter(|vcpu| !vcpu.has_stopped()) {
-                vcpu.resume();
-            }
+            machine.resume();
         }
         Ok(())
     }

@@ -107,10 +107,9 @@ impl Transfer<'_> {
         let fd = self.image.file.as_raw_fd();
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let count = libc::c_int::try_from(vectors.len()).map_err(io::Error::other)?;
-        // SAFETY: the vectors lead to memory that is mapped for as long as the
-        // caller holds it, and is ours to read and write: guest RAM, which may
-        // change under the kernel's hands as any device's memory does, or a
-        // buffer that nobody else uses.
+        // The kernel bears it that guest RAM changes under its hands.
+        // SAFETY: the vectors lead to memory that is mapped for as long as the caller holds it,
+        // and is ours to read and write: guest RAM, or a buffer that nobody else uses.
         let result = unsafe {
             if self.writes {
                 libc::pwritev2(fd, vectors.as_ptr(), count, offset, self.flags)

@@ -176,12 +176,15 @@ impl Worker {
         if transfer::fits(&image, &slot.vectors)
             && let Some(engine) = &mut self.parts.engine
         {
-            // SAFETY: the slot is not touched until its result came back, since
-            // it is taken off the free list here and only `finish` puts it
-            // back; the worker holds the memory and the image, and waits for
-            // all results before it ends (`drain`, and `drop`).
-            let pushed =
-                unsafe { engine.push(&image, slot.operation, &slot.vectors, slot.durability, at) };
+            let Slot {
+                operation,
+                vectors,
+                durability,
+                ..
+            } = slot;
+            // SAFETY: off the free list, the slot is not touched until `finish` has its result. The
+            // worker holds memory and image, and waits for all results before it ends.
+            let pushed = unsafe { engine.push(&image, *operation, vectors, *durability, at) };
             if pushed {
                 self.free.pop();
                 return;

@@ -17,6 +17,7 @@
 
 mod config;
 mod control;
+mod creation;
 mod features;
 mod rarp;
 mod serve;
@@ -28,7 +29,6 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_manager::SubscriberId;
-use nix::sched::CpuSet;
 use nix::unistd::Pid;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
@@ -39,7 +39,7 @@ use crate::GuestRam;
 use crate::device_loop::{LoopError, LoopHandle};
 use crate::dirty::PageSink;
 use crate::tap::{Tap, TapError, TapSource};
-use crate::virtio::vhost::workers::{self, Search, WorkerError};
+use crate::virtio::vhost::workers::{self, Search};
 use crate::virtio::vhost::{KernelNet, RingBackend, Rings, SharedLog, VhostError};
 use crate::virtio::{
     ActivateError, Activation, ConfigChange, DeviceStateError, DeviceV1, DirtyLogError, Kind, Ring,
@@ -48,6 +48,8 @@ use crate::virtio::{
 
 use control::Control;
 pub use control::{NetV1, StateError};
+use creation::check;
+pub use creation::{NetDeviceConfig, NetError, NetErrorReason};
 pub use features::Offloads;
 #[cfg(any(test, feature = "test-utils"))]
 pub use testing::ControlGuest;
@@ -55,76 +57,6 @@ pub use testing::ControlGuest;
 /// Size of the control queue. The driver keeps one command in flight; Linux
 /// and DPDK both take what they get.
 const CONTROL_QUEUE_SIZE: u16 = 64;
-
-/// Smallest MTU a device may have (virtio 1.2, 5.1.4.1).
-const MIN_MTU: u16 = 68;
-
-/// What a network device is made from.
-#[derive(Debug)]
-pub struct NetDeviceConfig {
-    /// The device's id, such as `_net0`.
-    pub id: String,
-    /// The guest's MAC address: unicast, not zero.
-    pub mac: [u8; 6],
-    /// Queue pairs, 1 to [`crate::tap::MAX_QUEUES`].
-    pub queue_pairs: u16,
-    /// Entries in each receive and transmit queue: a power of two, 2 to 32768.
-    pub queue_size: u16,
-    /// MTU in bytes, at least 68, which the tap is set to. `None` takes that of
-    /// the tap.
-    pub mtu: Option<u16>,
-    /// The offloads to offer.
-    pub offloads: Offloads,
-    /// The host's end.
-    pub tap: TapSource,
-    /// The CPUs for the vhost workers; `None` leaves them where this thread may
-    /// run.
-    pub worker_cpus: Option<CpuSet>,
-}
-
-/// A network device could not be made.
-#[derive(Debug, thiserror::Error)]
-#[error("Could not make the network device {id}")]
-pub struct NetError {
-    /// The device's id in the machine's config.
-    pub id: String,
-    /// Why.
-    #[source]
-    pub reason: NetErrorReason,
-}
-
-/// Why a network device could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum NetErrorReason {
-    /// A multicast MAC address, or none.
-    #[error("The MAC address {} is {}: a device has a unicast address, such as 52:54:00:12:34:56",
-        config::show_mac(*mac), if mac[0] & 1 == 1 { "a multicast address" } else { "all zeros" })]
-    Mac {
-        /// The address.
-        mac: [u8; 6],
-    },
-    /// A queue size that no split ring has.
-    #[error("The queue size {size} is not a power of two from 2 to 32768")]
-    QueueSize {
-        /// The size.
-        size: u16,
-    },
-    /// An MTU below what IPv4 needs.
-    #[error("The MTU {mtu} is below {MIN_MTU} bytes, the least a device may have")]
-    Mtu {
-        /// The MTU in bytes.
-        mtu: u16,
-    },
-    /// The tap.
-    #[error(transparent)]
-    Tap(#[from] TapError),
-    /// The kernel's vhost-net.
-    #[error(transparent)]
-    Vhost(#[from] VhostError),
-    /// Its worker threads.
-    #[error(transparent)]
-    Worker(#[from] WorkerError),
-}
 
 /// The network device.
 #[derive(Debug)]
@@ -538,21 +470,6 @@ fn open_pairs(tap: &Tap, memory: &Arc<GuestRam>) -> Result<Vec<Rings<KernelNet>>
             Ok(Rings::open(backend, Arc::clone(memory))?)
         })
         .collect()
-}
-
-fn check(config: &NetDeviceConfig) -> Result<(), NetErrorReason> {
-    let mac = config.mac;
-    if mac[0] & 1 == 1 || mac == [0; 6] {
-        return Err(NetErrorReason::Mac { mac });
-    }
-    let size = config.queue_size;
-    if !size.is_power_of_two() || size < 2 {
-        return Err(NetErrorReason::QueueSize { size });
-    }
-    match config.mtu {
-        Some(mtu) if mtu < MIN_MTU => Err(NetErrorReason::Mtu { mtu }),
-        _ => Ok(()),
-    }
 }
 
 fn lock(control: &Mutex<Control>) -> MutexGuard<'_, Control> {

@@ -77,7 +77,7 @@ pub struct MigrateOptions {
 }
 
 /// What `vm.send-migration` and `vm.receive-migration` can do without.
-const MEANS: [&str; 10] = [
+pub const MEANS: [&str; 10] = [
     "discovery",
     "untouched",
     "zero-pages",

@@ -24,7 +24,7 @@ mod start;
 pub use api::{ApiOptions, BenchApiError};
 pub use dpdk::{BenchDpdkError, DpdkOptions};
 pub use measure::MeasureError;
-pub use migrate::{BenchMigrateError, MigrateOptions};
+pub use migrate::{BenchMigrateError, MEANS, MigrateOptions};
 pub(crate) use migrate::{interrupt, qmp, rest};
 pub use peer::Peer;
 pub use pool::{HugePagePool, PoolError};

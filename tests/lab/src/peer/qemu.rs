@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -132,23 +131,6 @@ impl Side {
     }
 }
 
-impl Side {
-    /// Its account of a move that is over. The times come a moment after the event.
-    fn account(&mut self) -> Result<Account, PeerError> {
-        let asked = Instant::now();
-        loop {
-            let account = account(&self.run("query-migrate", json!({}))?);
-            if account.total_us > 0 {
-                return Ok(account);
-            }
-            if asked.elapsed() > PATIENCE {
-                return Err(self.console.wait_error("the account of the move", None));
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
 impl Instance for Qemu {
     fn console(&mut self) -> &mut Console {
         match &mut self.destination {
@@ -200,7 +182,8 @@ impl Instance for Qemu {
                 return Err(self.source.console.wait_error("the move", None));
             }
         }
-        let account = self.source.account()?;
+        let told = self.source.monitor.account();
+        let account = account(&told.map_err(PeerError::Monitor)?);
         let mut ran = None;
         let limit = Instant::now() + PATIENCE;
         while ran.is_none() {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sched::sched_getaffinity;
+use nix::sched::{CpuSet, sched_getaffinity};
 
 use super::*;
 

@@ -182,7 +182,8 @@ impl Pair for QemuPair {
             _ => return Ok(false),
         }
         // The guest is gone, and QEMU keeps its memory until told to end.
-        let raw = self.source.run("query-migrate", json!({}))?;
+        let account = self.source.monitor.account();
+        let raw = self.source.explain("asking how the move went", account)?;
         let sent = self.source.monitor.send("quit", json!({}));
         self.source.explain("telling the source to end", sent)?;
         self.reported = Reported {

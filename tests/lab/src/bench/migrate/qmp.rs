@@ -72,6 +72,27 @@ impl Qmp {
         }
     }
 
+    /// What `query-migrate` says of a move whose end an event has told. Its times come a moment
+    /// after that event.
+    ///
+    /// # Errors
+    /// They do not come, or as for [`execute`](Self::execute).
+    pub fn account(&mut self) -> io::Result<Value> {
+        const GLANCE: Duration = Duration::from_millis(1);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let account = self.execute("query-migrate", json!({}))?;
+            if account["total-time"].as_u64() > Some(0) {
+                return Ok(account);
+            }
+            if Instant::now() > deadline {
+                let said = format!("query-migrate: no times of the move in {account}");
+                return Err(io::Error::other(said));
+            }
+            std::thread::sleep(GLANCE);
+        }
+    }
+
     /// Sends a command whose answer nobody waits for.
     ///
     /// # Errors
@@ -106,5 +127,41 @@ impl Qmp {
         let message = serde_json::from_slice(&self.line).map_err(io::Error::other);
         self.line.clear();
         message.map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A monitor that answers each command with the next of `answers`.
+    fn monitor(path: &Path, answers: Vec<Value>) -> std::thread::JoinHandle<()> {
+        let door = UnixListener::bind(path).unwrap();
+        std::thread::spawn(move || {
+            let (stream, _) = door.accept().unwrap();
+            let say = |value: Value| writeln!(&stream, "{value}").unwrap();
+            say(json!({"QMP": {}}));
+            let commands = serde_json::Deserializer::from_reader(&stream).into_iter::<Value>();
+            let capabilities = json!({});
+            for (command, answer) in commands.zip([capabilities].into_iter().chain(answers)) {
+                assert!(command.unwrap()["execute"].is_string());
+                say(json!({"return": answer}));
+            }
+        })
+    }
+
+    #[test]
+    fn the_account_is_asked_for_until_it_has_times() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qmp");
+        let early = json!({"status": "completed", "total-time": 0, "downtime": 0});
+        let whole = json!({"status": "completed", "total-time": 812, "downtime": 7});
+        let there = monitor(&path, vec![early.clone(), early, whole.clone()]);
+        let mut qmp = Qmp::connect(&path, PATIENCE).unwrap();
+        assert_eq!(qmp.account().unwrap(), whole);
+        drop(qmp);
+        there.join().unwrap();
     }
 }
