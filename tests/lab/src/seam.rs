@@ -22,7 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::doctor::{MachineKind, openable};
-use crate::image::Image;
+use crate::image::{Image, Variant};
 use crate::workspace;
 
 /// Modules whose tests boot Linux.
@@ -51,6 +51,8 @@ pub enum Need {
     HugePages1G(u64),
     /// The guest image.
     Image,
+    /// That with a PREEMPT_RT kernel, where example configs have it.
+    RtImage,
 }
 
 impl Need {
@@ -79,6 +81,11 @@ impl Need {
                 Image::at(&image_folder()).is_some(),
                 format!("the guest image in {}", image_folder().display()),
             ),
+            Self::RtImage => {
+                let folder = workspace::lab().join(Variant::Rt.folder());
+                let what = format!("a PREEMPT_RT image in {}", folder.display());
+                (Image::at(&folder).is_some(), what)
+            }
         };
         if there { Ok(()) } else { Err(what) }
     }

@@ -24,7 +24,7 @@ use clap::Args;
 use crate::build::BuildError;
 use crate::command::CommandError;
 use crate::doctor::{MachineKind, Runner};
-use crate::image::{Image, ImageError};
+use crate::image::{Image, ImageError, Variant};
 use crate::outer::OuterError;
 use crate::packages;
 use crate::payload::PayloadError;
@@ -151,6 +151,9 @@ pub fn run(selection: &Selection) -> Result<bool, SuiteError> {
     if wanted(Suite::Payload) || wanted(Suite::Linux) {
         packages::install_missing(packages::FOR_TESTS).map_err(ImageError::from)?;
         let tests = integration::Tests::build(Image::build()?)?;
+        if wanted(Suite::Linux) {
+            Image::build_variant(Variant::Rt)?;
+        }
         let mut lab = None;
         for (suite, name, direct) in [
             (Suite::Payload, "payload tests", machine.payload_runner()),

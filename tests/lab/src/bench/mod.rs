@@ -12,6 +12,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 mod api;
+mod cyclictest;
 mod dpdk;
 mod latency;
 mod measure;
@@ -21,9 +22,11 @@ mod pool;
 mod prefault;
 mod sample;
 mod start;
+mod times;
 mod turns;
 
 pub use api::{ApiOptions, BenchApiError};
+pub use cyclictest::CyclictestOptions;
 pub use dpdk::DpdkOptions;
 pub use latency::LatencyOptions;
 pub use measure::MeasureError;
@@ -49,6 +52,8 @@ pub enum Bench {
     Dpdk(DpdkOptions),
     /// Round trips of frames through a DPDK guest, godwit and QEMU in turn in one machine
     Latency(LatencyOptions),
+    /// How late a PREEMPT_RT guest wakes up, godwit and QEMU in turn in one machine
+    Cyclictest(CyclictestOptions),
 }
 
 /// Why there is no result.
@@ -63,7 +68,7 @@ pub enum BenchError {
     /// Of the API.
     #[error(transparent)]
     Api(#[from] BenchApiError),
-    /// Of a guest with frames.
+    /// Of what VMMs do in turn.
     #[error(transparent)]
     Turns(#[from] TurnsError),
 }
@@ -79,6 +84,7 @@ pub fn run(bench: &Bench) -> Result<(), BenchError> {
         Bench::Api(options) => api::run(options)?,
         Bench::Dpdk(options) => dpdk::run(options)?,
         Bench::Latency(options) => latency::run(options)?,
+        Bench::Cyclictest(options) => cyclictest::run(options)?,
     }
     Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::series::{Series, Times};
+use super::series::Series;
 use super::{Comparison, Sample};
+use crate::bench::times::Times;
 use crate::bench::turns::{Figure, remark, table};
 
 type Column = fn(&Series) -> Option<f64>;
