@@ -71,6 +71,7 @@ pub const FOR_TESTS: &[Program] = &[
     program("cc", "gcc", "building the payload guest"),
     program("systemd-analyze", "systemd", "checking the service units"),
     program("tmux", "tmux", "a terminal for `godwit ctl top`"),
+    program("stress-ng", "stress-ng", "the load of `godwit latency`"),
 ];
 
 /// What holding the OpenAPI document against a live instance takes.
