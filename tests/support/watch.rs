@@ -138,22 +138,44 @@ fn exits(socket: &Path) -> Vec<(String, f64)> {
     exits
 }
 
-/// What is traced while a guest is watched.
-struct Traces {
-    /// Who ran on the vCPU's CPU, and what its vCPU left the guest for.
+/// Buffers for what is traced while a guest is watched.
+struct Buffers {
     core: Trace,
-    /// Timers that godwit's threads start, threads that they make; and timers of the test's own.
     timers: Trace,
+}
+
+impl Buffers {
+    /// To be called before a vCPU polls: their size is set by a work on each CPU, which would never
+    /// have its turn on one whose `SCHED_FIFO` thread is not throttled.
+    fn new() -> Self {
+        Self {
+            core: Trace::new("core"),
+            timers: Trace::new("timers"),
+        }
+    }
+}
+
+/// What is traced while a guest is watched.
+struct Traces<'a> {
+    /// Who ran on the vCPU's CPU, and what its vCPU left the guest for.
+    core: &'a Trace,
+    /// Timers that godwit's threads start, threads that they make; and timers of the test's own.
+    timers: &'a Trace,
     vcpu: u32,
     test: u32,
 }
 
-impl Traces {
-    fn start(threads: &BTreeMap<u32, Thread>, cpu: u32, with_exits: bool) -> Self {
+impl<'a> Traces<'a> {
+    fn start(
+        buffers: &'a Buffers,
+        threads: &BTreeMap<u32, Thread>,
+        cpu: u32,
+        with_exits: bool,
+    ) -> Self {
         let vcpu = threads.iter().find(|(_, thread)| thread.is_vcpu());
         let traces = Self {
-            core: Trace::new("core"),
-            timers: Trace::new("timers"),
+            core: &buffers.core,
+            timers: &buffers.timers,
             vcpu: *vcpu.expect("a vCPU").0,
             test: gettid().as_raw().cast_unsigned(),
         };
@@ -242,6 +264,7 @@ impl Traces {
 /// time-stamp counter.
 pub struct Polling {
     vm: TestVm,
+    buffers: Buffers,
     socket: PathBuf,
     /// The vCPU's CPU, and that of all other threads.
     vcpu: u32,
@@ -249,8 +272,9 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// Boots it, and waits until it polls.
+    /// Boots it, and waits until it polls. To be called where mounts are the test's own.
     pub fn start(vcpu: u32, emulator: u32) -> Self {
+        let buffers = Buffers::new();
         // It writes to the serial port after years.
         let config = Config::new("facts beat_every=1000000000000").with(json!({
             "cpus": {
@@ -286,6 +310,7 @@ impl Polling {
         assert!(host::status_bytes(vm.pid(), "VmLck") >= SIZE);
         Self {
             vm,
+            buffers,
             socket,
             vcpu,
             emulator,
@@ -293,9 +318,9 @@ impl Polling {
     }
 
     /// Waits until no thread is there that was made for what was asked last.
-    fn settle(&mut self) {
+    fn settle(vm: &mut TestVm) {
         let passing = ["worker", "metrics"];
-        self.vm.wait_until(|vm| {
+        vm.wait_until(|vm| {
             let tasks = host::tasks(vm.pid());
             let settled = tasks
                 .iter()
@@ -313,23 +338,22 @@ impl Polling {
     }
 
     /// Watches it for `time`, then ends it. `with_exits`: KVM's exits are traced too, where guests
-    /// run on the CPU itself. To be called where mounts are the test's own.
+    /// run on the CPU itself.
     pub fn watch(mut self, time: Duration, with_exits: bool) {
         let pid = self.vm.pid();
-        self.settle();
-        let traces = Traces::start(&threads(pid), self.vcpu, with_exits);
+        Self::settle(&mut self.vm);
+        let traces = Traces::start(&self.buffers, &threads(pid), self.vcpu, with_exits);
         self.put("vm.pause");
         self.put("vm.resume");
-        self.settle();
+        Self::settle(&mut self.vm);
         traces.assert_see();
         let exits_before = exits(&self.socket);
-        self.settle();
+        Self::settle(&mut self.vm);
         let before = threads(pid);
         traces.clear();
         thread::sleep(time);
         let after = threads(pid);
         traces.assert_quiet(&after);
-        drop(traces);
         let exits_after = exits(&self.socket);
 
         assert!(before.keys().eq(after.keys()), "{before:#?}\n{after:#?}");

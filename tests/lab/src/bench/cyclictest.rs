@@ -74,7 +74,7 @@ struct Sample {
 /// When something cannot be set up. A run that fails is told in the table, and the next one goes
 /// on; in the end it is an error, too.
 pub fn run(options: &CyclictestOptions) -> Result<(), TurnsError> {
-    let machine = Machine::read(&workspace::root().join(&options.config));
+    let machine = Machine::read(&workspace::config(&options.config));
     let machine = machine.map_err(|error| Box::new(alone(error)))?;
     let machine = machine.with_task(&format!(
         "cyclictest godwit.loops={} godwit.interval={}",
@@ -93,10 +93,7 @@ pub fn run(options: &CyclictestOptions) -> Result<(), TurnsError> {
         arguments: vec![
             format!("--loops={}", options.loops),
             format!("--interval={}", options.interval),
-            format!(
-                "--config={}",
-                workspace::root().join(&options.config).display()
-            ),
+            format!("--config={}", workspace::config(&options.config).display()),
         ],
         limit,
     };

@@ -12,7 +12,7 @@
 mod report;
 mod series;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,7 @@ pub fn run(options: &LatencyOptions) -> Result<(), TurnsError> {
             frames(rate)
         )));
     }
-    let machine = Machine::read(&workspace::root().join(&options.config));
+    let machine = Machine::read(&workspace::config(&options.config));
     let machine = machine.map_err(|error| Box::new(alone(error)))?;
     let godwit = start::godwit_binary(options.turns.godwit.as_deref())?;
     if options.turns.here().is_none() {
@@ -142,17 +142,13 @@ fn words(options: &LatencyOptions) -> Vec<String> {
         format!("--frames={}", options.frames),
         format!("--seconds={}", options.seconds),
         format!("--length={}", options.length),
-        format!("--config={}", absolute(&options.config).display()),
+        format!("--config={}", workspace::config(&options.config).display()),
     ];
     if !options.rates.is_empty() {
         let rates: Vec<String> = options.rates.iter().map(u32::to_string).collect();
         words.push(format!("--rates={}", rates.join(",")));
     }
     words
-}
-
-fn absolute(config: &Path) -> PathBuf {
-    workspace::root().join(config)
 }
 
 /// Boots the guest, sends what is to be sent, and turns it off.

@@ -72,8 +72,13 @@ impl Recipe {
         for name in DRIVER_NAMES {
             dpdk.push((format!("{DRIVERS}/{name}"), driver(name)?));
         }
-        let buffering = PathBuf::from("/usr/libexec/coreutils/libstdbuf.so");
-        dpdk.push(("usr/libexec/coreutils/libstdbuf.so".to_owned(), buffering));
+        // Loaded while it runs, the latter when testpmd ends its threads.
+        for name in [
+            "usr/libexec/coreutils/libstdbuf.so",
+            "usr/lib/x86_64-linux-gnu/libgcc_s.so.1",
+        ] {
+            dpdk.push((name.to_owned(), Path::new("/").join(name)));
+        }
         let mut dpdk = with_libraries(dpdk)?;
         dpdk.retain(|file| !tools.contains(file));
 
