@@ -7,6 +7,7 @@
 
 mod check;
 mod dpdk;
+mod isolated;
 mod latency;
 mod linux;
 mod migration;

@@ -132,6 +132,51 @@ fn dpdk_l2fwd() {
     assert!(forwarded.contains("RX-packets"), "{forwarded}");
 }
 
+/// The guest's own kernel is PREEMPT_RT and leaves vCPU 1 to the forwarder; vCPUs, memory and other
+/// threads are as the config has them.
+#[test]
+fn dpdk_rt() {
+    seam::require(&[Need::HardwareVirtualization, Need::RtImage]);
+    let example = linux::example("dpdk-rt.json");
+    let size = example.json()["memory"]["size"].as_u64().expect("a size");
+    let _pool = HugePages::reserve(size / (2 * MIB));
+    let tap = Tap::new(TAP, false);
+    let (mut vm, _) = start("dpdk-rt.json");
+    vm.wait_for("godwit: ready testpmd");
+
+    let tasks = host::tasks(vm.pid());
+    for (name, cpu) in [("vcpu0", "0"), ("vcpu1", "1")] {
+        let vcpu = named(&tasks, name);
+        assert_eq!((vcpu.policy, vcpu.priority), (SCHED_FIFO, 1), "{vcpu:?}");
+        assert_eq!(vcpu.cpus, cpu);
+    }
+    assert_others(&tasks, "0");
+    for worker in &host::vhost_workers(vm.pid()) {
+        assert_eq!(worker.cpus, "0", "{worker:?}");
+    }
+
+    let kernel = vm.run("uname -v");
+    assert!(kernel.contains("PREEMPT_RT"), "{kernel}");
+    for list in ["isolated", "nohz_full"] {
+        let cpus = vm.run(&format!("cat /sys/devices/system/cpu/{list}"));
+        assert_eq!(cpus, "1", "{list}");
+    }
+    let offloaded = vm.run("ps | grep -c '[r]cuo[gps]/1'");
+    assert_ne!(offloaded, "0", "RCU callbacks of vCPU 1");
+
+    let port = Port::open(tap.name()).expect("a packet socket on the tap");
+    let stream = Stream {
+        frames: 500,
+        patience: Duration::from_secs(10),
+        limit: Duration::from_secs(120),
+        ..Stream::default()
+    };
+    let tally = traffic::one_in_flight(&port, &stream, |_| ()).expect("sending frames");
+    assert_eq!((tally.sent, tally.received), (500, 500), "{tally}");
+    vm.type_in("stop\n");
+    vm.wait_code(0);
+}
+
 /// A config without a test here, or in the tests of disks, is found by this.
 #[test]
 fn all_of_them_are_booted() {
@@ -147,6 +192,7 @@ fn all_of_them_are_booted() {
         [
             "disk.json",
             "dpdk-l2fwd.json",
+            "dpdk-rt.json",
             "minimal.json",
             "realtime-1g.json"
         ]

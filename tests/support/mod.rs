@@ -12,5 +12,7 @@ pub mod process;
 pub mod proxy;
 pub mod scrape;
 pub mod scratch;
+pub mod trace;
 pub mod traveller;
 pub mod vm;
+pub mod watch;

@@ -34,6 +34,7 @@ pub mod page;
 mod posted;
 pub mod report;
 mod runtime;
+mod steering;
 mod threads;
 mod words;
 

@@ -66,7 +66,8 @@ pub struct Lateness {
     #[arg(long, conflicts_with_all = ["wait", "one_shot"])]
     host: bool,
 
-    /// What runs beside it, on the other CPUs of this process: stress-ng must be installed.
+    /// What runs beside it, on the other CPUs of this process: stress-ng must be installed. io writes
+    /// files in the current folder.
     #[arg(long, value_enum, default_value_t = Load::None)]
     stress: Load,
 

@@ -3,6 +3,7 @@
 
 mod bars;
 mod chart;
+pub(crate) mod forwarder;
 pub(crate) mod here;
 pub(crate) mod lab;
 pub(crate) mod outcome;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::packages::{self, FOR_IMAGE, FOR_OUTER, FOR_TESTS};
+use crate::packages::{self, FOR_IMAGE, FOR_OUTER, FOR_RT_IMAGE, FOR_TESTS};
 use crate::{image, workspace};
 
 /// The kinds of machine the tests tell apart.
@@ -134,7 +134,7 @@ impl Report {
     /// Looks at this machine.
     pub fn gather() -> Self {
         let machine = MachineKind::detect();
-        let missing = [FOR_IMAGE, FOR_OUTER, FOR_TESTS].concat();
+        let missing = [FOR_IMAGE, FOR_RT_IMAGE, FOR_OUTER, FOR_TESTS].concat();
         Self {
             machine,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")

@@ -9,6 +9,8 @@
 //!                  dpdk.cpio   linux.cpio and dpdk-testpmd
 //!                  outer.cpio  initramfs of the outer machine
 //!                  stamp       what all of it was made of
+//! target/lab/kernel-rt/, image-rt/  the same of a PREEMPT_RT kernel, with cyclictest and without
+//!                                   the outer machine
 //! ```
 
 pub mod cpio;
@@ -32,13 +34,59 @@ pub struct Image {
     folder: PathBuf,
 }
 
-const FILES: [&str; 5] = [
-    "vmlinuz",
-    "vmlinux",
-    "linux.cpio",
-    "dpdk.cpio",
-    "outer.cpio",
-];
+/// What an image is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// The distribution's kernel; the outer machine boots it too.
+    Stock,
+    /// Its PREEMPT_RT kernel, for guests.
+    Rt,
+}
+
+impl Variant {
+    /// The package whose dependency is the current kernel.
+    fn package(self) -> &'static str {
+        match self {
+            Self::Stock => "linux-image-amd64",
+            Self::Rt => "linux-image-rt-amd64",
+        }
+    }
+
+    /// Where in `target/lab` the kernel is unpacked.
+    fn kernel(self) -> &'static str {
+        match self {
+            Self::Stock => "kernel",
+            Self::Rt => "kernel-rt",
+        }
+    }
+
+    /// Where in `target/lab` the image is.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Stock => "image",
+            Self::Rt => "image-rt",
+        }
+    }
+
+    /// Programs of the guest's user land beside those that all images have.
+    fn tools(self) -> &'static [&'static str] {
+        match self {
+            Self::Stock => &[],
+            Self::Rt => &["cyclictest"],
+        }
+    }
+
+    /// Whether the outer machine boots it.
+    fn has_outer(self) -> bool {
+        self == Self::Stock
+    }
+}
+
+/// What every image has.
+const FILES: [&str; 4] = ["vmlinuz", "vmlinux", "linux.cpio", "dpdk.cpio"];
+
+/// The outer machine's initramfs.
+const OUTER: &str = "outer.cpio";
 
 /// Why an image could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -88,14 +136,26 @@ impl Image {
     /// # Errors
     /// See [`ImageError`].
     pub fn build() -> Result<Self, ImageError> {
+        Self::build_variant(Variant::Stock)
+    }
+
+    /// [`Image::build`] for an image of any kind, in the folder of its kind.
+    ///
+    /// # Errors
+    /// See [`ImageError`].
+    pub fn build_variant(variant: Variant) -> Result<Self, ImageError> {
         packages::install_missing(packages::FOR_IMAGE)?;
+        if variant == Variant::Rt {
+            packages::install_missing(packages::FOR_RT_IMAGE)?;
+        }
         let lab = workspace::lab();
-        let _lock = workspace::lock("image").map_err(at(&lab))?;
-        let kernel = Kernel::obtain(&lab.join("kernel"))?;
-        let recipe = recipe::Recipe::read(&workspace::recipe(), &kernel)?;
-        let folder = lab.join("image");
+        let _lock = workspace::lock(variant.folder()).map_err(at(&lab))?;
+        let kernel = Kernel::obtain(&lab.join(variant.kernel()), variant.package())?;
+        let recipe = recipe::Recipe::read(&workspace::recipe(), &kernel, variant)?;
+        let folder = lab.join(variant.folder());
         let stamp_path = folder.join("stamp");
         if let Some(image) = Self::at(&folder)
+            && (!variant.has_outer() || image.outer().is_file())
             && fs::read_to_string(&stamp_path).is_ok_and(|stamp| stamp == recipe.stamp())
         {
             return Ok(image);
@@ -112,14 +172,16 @@ impl Image {
             &folder.join("vmlinux"),
             |new| Ok(kernel.write_vmlinux(new)?),
         )?;
-        for (name, write) in [
+        let archives = [
             (
                 "linux.cpio",
                 recipe::Recipe::write_linux as fn(&_, &mut _) -> _,
             ),
             ("dpdk.cpio", recipe::Recipe::write_dpdk),
-            ("outer.cpio", recipe::Recipe::write_outer),
-        ] {
+            (OUTER, recipe::Recipe::write_outer),
+        ];
+        let wanted = |name: &str| name != OUTER || variant.has_outer();
+        for (name, write) in archives.into_iter().filter(|(name, _)| wanted(name)) {
             step.say(name);
             write_new(&folder.join(name), |new| {
                 let file = io::BufWriter::new(fs::File::create(new).map_err(at(new))?);
@@ -160,7 +222,7 @@ impl Image {
 
     /// Initramfs of the outer machine.
     pub fn outer(&self) -> PathBuf {
-        self.folder.join("outer.cpio")
+        self.folder.join(OUTER)
     }
 }
 

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use godwit_lab::bench::{self, Bench};
 use godwit_lab::demo::{self, Demo};
 use godwit_lab::doctor::Report;
-use godwit_lab::image::Image;
+use godwit_lab::image::{Image, Variant};
 use godwit_lab::outer::protocol::Stream;
 use godwit_lab::outer::{Outer, Shape, agent, exec};
 use godwit_lab::payload;
@@ -32,7 +32,11 @@ enum Verb {
     /// Build the payload guest of resources/payload
     Payload,
     /// Build the guest image: kernel, and initramfs archives with dpdk-testpmd
-    Image,
+    Image {
+        /// The image of a PREEMPT_RT guest: its kernel, and cyclictest; in target/lab/image-rt
+        #[arg(long)]
+        rt: bool,
+    },
     /// Say what this machine is, what is missing and what runs where
     Doctor {
         /// As JSON
@@ -69,7 +73,7 @@ fn main() -> ExitCode {
         Verb::Payload => payload::build()
             .map(|images| images.print())
             .map_err(Into::into),
-        Verb::Image => Image::build()
+        Verb::Image { rt } => Image::build_variant(if rt { Variant::Rt } else { Variant::Stock })
             .map(|image| println!("{}", image.folder().display()))
             .map_err(Into::into),
         Verb::Test(selection) => match suite::run(&selection) {

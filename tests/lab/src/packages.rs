@@ -48,6 +48,13 @@ pub const FOR_IMAGE: &[Program] = &[
     program("xz", "xz-utils", "unpacking the kernel"),
 ];
 
+/// What the image with a PREEMPT_RT kernel takes beyond [`FOR_IMAGE`].
+pub const FOR_RT_IMAGE: &[Program] = &[program(
+    "cyclictest",
+    "rt-tests",
+    "how late a PREEMPT_RT guest wakes up",
+)];
+
 /// What the outer machine takes beyond [`FOR_IMAGE`].
 pub const FOR_OUTER: &[Program] = &[
     program(
@@ -64,6 +71,7 @@ pub const FOR_TESTS: &[Program] = &[
     program("cc", "gcc", "building the payload guest"),
     program("systemd-analyze", "systemd", "checking the service units"),
     program("tmux", "tmux", "a terminal for `godwit ctl top`"),
+    program("stress-ng", "stress-ng", "the load of `godwit latency`"),
 ];
 
 /// What holding the OpenAPI document against a live instance takes.

@@ -4,6 +4,7 @@ mod console;
 mod godwit;
 mod machine;
 mod qemu;
+mod threads;
 
 use std::fs;
 use std::io;
@@ -173,6 +174,14 @@ pub enum PeerError {
         what: String,
         /// How the process ended, if it did.
         ended: Option<String>,
+    },
+    /// A config asks for what the VMM does not have.
+    #[error("{vmm} cannot do what the config has: {what}")]
+    NotAlike {
+        /// The VMM.
+        vmm: &'static str,
+        /// What it cannot do.
+        what: String,
     },
     /// Somebody asked for the end.
     #[error("interrupted")]

@@ -13,8 +13,8 @@
 //! | `GODWIT_RUNNER` | `direct` or `lab` |
 //! | `TMPDIR` | scratch space; in memory in the lab |
 //!
-//! Tests below the modules `linux` and `dpdk` run where Linux guests run, all others where payload
-//! guests run. A test says what it needs by [`require`], which fails the test where that is
+//! Tests below the modules `linux` and `dpdk` run where Linux guests run, those below `isolated` in an
+//! outer machine with an isolated CPU, all others where payload guests run. A test says what it needs by [`require`], which fails the test where that is
 //! missing: nothing is skipped in silence.
 
 use std::env;
@@ -22,16 +22,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::doctor::{MachineKind, openable};
-use crate::image::Image;
+use crate::image::{Image, Variant};
 use crate::workspace;
 
-/// Modules whose tests boot Linux.
-pub const LINUX_MODULES: [&str; 2] = ["linux", "dpdk"];
+/// Where a test runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Where payload guests run.
+    Payload,
+    /// Where Linux guests run.
+    Linux,
+    /// In an outer machine with an isolated CPU.
+    Isolated,
+}
 
-/// Whether the test `name` boots Linux.
-pub fn boots_linux(name: &str) -> bool {
-    let module = name.split("::").next().unwrap_or(name);
-    LINUX_MODULES.contains(&module)
+/// Where the test `name` runs: its module says.
+pub fn place(name: &str) -> Place {
+    match name.split("::").next() {
+        Some("linux" | "dpdk") => Place::Linux,
+        Some("isolated") => Place::Isolated,
+        _ => Place::Payload,
+    }
 }
 
 /// Something a test cannot do without.
@@ -51,6 +62,8 @@ pub enum Need {
     HugePages1G(u64),
     /// The guest image.
     Image,
+    /// That with a PREEMPT_RT kernel, where example configs have it.
+    RtImage,
 }
 
 impl Need {
@@ -79,6 +92,11 @@ impl Need {
                 Image::at(&image_folder()).is_some(),
                 format!("the guest image in {}", image_folder().display()),
             ),
+            Self::RtImage => {
+                let folder = workspace::lab().join(Variant::Rt.folder());
+                let what = format!("a PREEMPT_RT image in {}", folder.display());
+                (Image::at(&folder).is_some(), what)
+            }
         };
         if there { Ok(()) } else { Err(what) }
     }
@@ -155,10 +173,11 @@ mod tests {
 
     #[test]
     fn modules_say_where_a_test_runs() {
-        assert!(boots_linux("dpdk::every_frame_comes_back"));
-        assert!(boots_linux("linux::poweroff::exit_code"));
-        assert!(!boots_linux("payload::linux_protocol"));
-        assert!(!boots_linux("refusals::missing_kernel"));
+        assert_eq!(place("dpdk::every_frame_comes_back"), Place::Linux);
+        assert_eq!(place("linux::poweroff::exit_code"), Place::Linux);
+        assert_eq!(place("isolated::a_polling_guest"), Place::Isolated);
+        assert_eq!(place("payload::linux_protocol"), Place::Payload);
+        assert_eq!(place("refusals::missing_kernel"), Place::Payload);
     }
 
     #[test]

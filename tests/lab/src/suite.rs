@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! unit     cargo nextest run (or cargo test), and doc tests
-//! payload  integration tests outside `linux` and `dpdk`: directly, or in the lab without KVM
+//! payload  all other integration tests: directly, or in the lab without KVM
 //! schema   the OpenAPI document against a live instance, by schemathesis
-//! tuning   `godwit check` in the lab, on a kernel booted with and without isolated CPUs
+//! tuning   `godwit check` in the lab, on a kernel booted with and without isolated CPUs, and the
+//!          integration tests in `isolated` on the former
 //! linux    integration tests in `linux` and `dpdk`: directly on hardware, else in the lab
 //! ```
 //!
@@ -24,11 +25,12 @@ use clap::Args;
 use crate::build::BuildError;
 use crate::command::CommandError;
 use crate::doctor::{MachineKind, Runner};
-use crate::image::{Image, ImageError};
-use crate::outer::OuterError;
+use crate::image::{Image, ImageError, Variant};
+use crate::outer::{OuterError, Shape};
 use crate::packages;
 use crate::payload::PayloadError;
-use crate::seam;
+use crate::seam::{self, Place};
+use integration::Lab;
 
 /// What to run.
 #[derive(Debug, Clone, Args)]
@@ -55,7 +57,7 @@ pub enum Suite {
     Payload,
     /// The OpenAPI document against a live instance.
     Schema,
-    /// `godwit check` on a kernel with and without isolated CPUs.
+    /// `godwit check` on a kernel with and without isolated CPUs, and tests on an isolated CPU.
     Tuning,
     /// Integration tests with Linux and DPDK guests.
     Linux,
@@ -139,37 +141,58 @@ pub fn run(selection: &Selection) -> Result<bool, SuiteError> {
         let count = schema::run()?;
         close(&count, count.line("schemathesis", started.elapsed()));
     }
-    if wanted(Suite::Tuning) && selection.filter.is_none() {
-        packages::install_missing(packages::FOR_TESTS).map_err(ImageError::from)?;
-        let started = std::time::Instant::now();
-        let count = tuning::run()?;
-        close(
-            &count,
-            count.line("godwit check in the lab", started.elapsed()),
-        );
-    }
-    if wanted(Suite::Payload) || wanted(Suite::Linux) {
+    let limit = Duration::from_secs(selection.limit);
+    if wanted(Suite::Tuning) || wanted(Suite::Payload) || wanted(Suite::Linux) {
         packages::install_missing(packages::FOR_TESTS).map_err(ImageError::from)?;
         let tests = integration::Tests::build(Image::build()?)?;
-        let mut lab = None;
-        for (suite, name, direct) in [
-            (Suite::Payload, "payload tests", machine.payload_runner()),
-            (Suite::Linux, "Linux tests", machine.linux_runner()),
+        if wanted(Suite::Linux) {
+            Image::build_variant(Variant::Rt)?;
+        }
+        let chosen = |place| {
+            let fits = |test: &&String| {
+                let filter = selection.filter.as_ref();
+                seam::place(test) == place && filter.is_none_or(|filter| test.contains(filter))
+            };
+            tests.names().iter().filter(fits).collect::<Vec<_>>()
+        };
+        if wanted(Suite::Tuning) {
+            let mut isolated = tuning::isolated();
+            if selection.filter.is_none() {
+                let started = std::time::Instant::now();
+                let count = tuning::run(&mut isolated)?;
+                close(
+                    &count,
+                    count.line("godwit check in the lab", started.elapsed()),
+                );
+            }
+            let started = std::time::Instant::now();
+            let count = tests.run_in_lab(&chosen(Place::Isolated), limit, &mut isolated)?;
+            close(
+                &count,
+                count.line("tests on an isolated CPU in the lab", started.elapsed()),
+            );
+        }
+        let mut lab = Lab::new(Shape::default());
+        for (suite, place, name, direct) in [
+            (
+                Suite::Payload,
+                Place::Payload,
+                "payload tests",
+                machine.payload_runner(),
+            ),
+            (
+                Suite::Linux,
+                Place::Linux,
+                "Linux tests",
+                machine.linux_runner(),
+            ),
         ] {
             if !wanted(suite) {
                 continue;
             }
             let started = std::time::Instant::now();
-            let chosen = |test: &&String| {
-                seam::boots_linux(test) == (suite == Suite::Linux)
-                    && selection
-                        .filter
-                        .as_ref()
-                        .is_none_or(|filter| test.contains(filter))
-            };
-            let chosen: Vec<&String> = tests.names().iter().filter(chosen).collect();
+            let chosen = chosen(place);
             let runner = runner(direct);
-            let limit = Duration::from_secs(selection.limit);
             let count = match runner {
                 Runner::Direct => tests.run_directly(&chosen, limit)?,
                 Runner::Lab => tests.run_in_lab(&chosen, limit, &mut lab)?,

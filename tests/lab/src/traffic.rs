@@ -23,7 +23,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
 
 /// Shortest frame, without the frame check sequence: what Ethernet pads to.
@@ -340,11 +341,10 @@ impl Port {
     /// Receives one frame into `buffer`, or gives `None` when `limit` passed without one.
     pub fn receive<'a>(&self, buffer: &'a mut [u8], limit: Duration) -> Option<&'a [u8]> {
         use std::os::fd::AsFd;
-        // Rounded up: a poll of 0 ms would spin through the last millisecond.
-        let millis = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+        // In nanoseconds: a stream of more than 1000 frames a second has its pace by this.
+        let limit = TimeSpec::from_duration(limit);
         let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        if !poll(&mut polled, timeout).is_ok_and(|ready| ready > 0) {
+        if !ppoll(&mut polled, Some(limit), None).is_ok_and(|ready| ready > 0) {
             return None;
         }
         // SAFETY: the pointer and the length are those of one slice.
@@ -368,7 +368,20 @@ impl Port {
 pub fn one_in_flight(
     port: &Port,
     stream: &Stream,
+    seen: impl FnMut(&Tally),
+) -> Result<Tally, TrafficError> {
+    each_in_turn(port, stream, seen, |_| {})
+}
+
+/// [`one_in_flight`], with each round trip told to `timed`.
+///
+/// # Errors
+/// When a frame cannot be sent.
+pub fn each_in_turn(
+    port: &Port,
+    stream: &Stream,
     mut seen: impl FnMut(&Tally),
+    mut timed: impl FnMut(Duration),
 ) -> Result<Tally, TrafficError> {
     let mut tally = Tally::default();
     let mut back = vec![false; usize::try_from(stream.frames).unwrap_or(usize::MAX)];
@@ -411,6 +424,7 @@ pub fn one_in_flight(
                     last_back = now;
                     if got == sequence {
                         tally.round_trip(now - sent);
+                        timed(now - sent);
                         break;
                     }
                     tally.late += 1;

@@ -24,6 +24,14 @@ pub fn recipe() -> PathBuf {
     root().join("resources/image")
 }
 
+/// A config by its path from the current folder, or else from the root of the checkout.
+pub fn config(path: &Path) -> PathBuf {
+    if path.exists() {
+        return std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    }
+    root().join(path)
+}
+
 /// This program, as a path that can be run again: a build may have replaced it meanwhile, which
 /// `/proc/self/exe` tells by a suffix.
 ///

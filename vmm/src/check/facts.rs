@@ -10,6 +10,7 @@ mod interrupts;
 mod links;
 mod list;
 mod processor;
+mod steering;
 mod threads;
 mod tree;
 
@@ -28,6 +29,7 @@ pub(super) use links::uplinks;
 pub use links::{Link, Uplink};
 pub use list::{parse_list, parse_mask};
 pub use processor::{Processor, Vendor};
+pub use steering::Queue;
 pub use threads::Thread;
 pub use tree::{Fact, Unread};
 
@@ -69,6 +71,8 @@ pub struct Facts {
     pub cgroup: Cgroup,
     /// Network interfaces by name.
     pub links: Fact<BTreeMap<String, Link>>,
+    /// Queues of network devices that have CPUs of their choice.
+    pub steering: Fact<Vec<Queue>>,
     /// Kinds of domains of the IOMMU's groups; empty: there is none.
     pub iommu_domains: Fact<Vec<String>>,
 }
@@ -137,6 +141,7 @@ impl Facts {
             threads: threads::read(&tree),
             cgroup: Cgroup::read(&tree),
             links: links::read(&tree),
+            steering: steering::read(&tree),
             iommu_domains: iommu_domains(&tree),
             host,
         }

@@ -4,7 +4,7 @@ use super::case::{Case, cpus_text};
 use super::facts::{Fact, seen};
 use super::item::{Group, How, Item, Mend, Verdict, Write};
 use super::words::some_of;
-use super::{interrupts, memory, threads};
+use super::{interrupts, memory, steering, threads};
 use crate::spec::CpuSet;
 
 const STAT_INTERVAL: &str = "proc/sys/vm/stat_interval";
@@ -14,6 +14,8 @@ pub(super) const ROWS: &[Item] = &[
     interrupts::DEVICES,
     interrupts::NEW,
     interrupts::OWN,
+    steering::RECEIVE,
+    steering::TRANSMIT,
     threads::ROW,
     memory::TRANSPARENT,
     memory::COLLAPSING,

@@ -193,6 +193,8 @@ fn a_server_as_it_was_installed_is_not() {
             ("irqbalance", Bad),
             ("device-interrupts", Bad),
             ("new-interrupts", Warning),
+            ("receive-steering", Bad),
+            ("transmit-steering", Warning),
             ("threads", Bad),
             ("transparent-huge-pages", Warning),
             ("khugepaged", Warning),
@@ -227,6 +229,21 @@ fn a_server_as_it_was_installed_is_not() {
             "echo 0-1,4-7",
             "N: 1,126",
         ],
+    );
+    // Each queue keeps what others may do for it; the last has nobody left.
+    is_bad(
+        "receive-steering",
+        &[
+            "eno1 rx-0, eno1 rx-1 hand packets to CPUs 2-3",
+            "echo f3 >",
+            "echo 0 > /sys/class/net/NAME/queues/rx-N/rps_cpus (eno1 rx-1)",
+        ],
+    );
+    finds(
+        &report,
+        "transmit-steering",
+        Warning,
+        &["eno1 has queues for CPUs 2-3 only"],
     );
     is_bad(
         "workqueues",

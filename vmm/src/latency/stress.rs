@@ -28,21 +28,34 @@ pub enum Class {
     Cpu,
     /// Memory that is written and read, on each CPU.
     Memory,
-    /// Files that are written and synchronized.
+    /// Files that are written and synchronized, in the current folder.
     Io,
 }
 
 impl Class {
-    /// The words for `workers` of the class (stress-ng(1)).
+    /// The words for `workers` of the class (stress-ng(1)). Without a time limit
+    /// it would end after a day.
     fn arguments(self, workers: usize) -> Vec<String> {
         let workers = workers.to_string();
+        // It does not start where it may not write, whatever it does.
+        let scratch = std::env::temp_dir();
+        let scratch = scratch.to_string_lossy();
+        let place = match self {
+            Self::Io => ".",
+            _ => &scratch,
+        };
         let words: &[&str] = match self {
-            Self::None => &[],
+            Self::None => return Vec::new(),
             Self::Cpu => &["--cpu", &workers, "--cpu-method", "all"],
             Self::Memory => &["--vm", &workers, "--vm-bytes", "25%", "--vm-keep"],
             Self::Io => &["--hdd", &workers, "--hdd-bytes", "64M", "--io", &workers],
         };
-        words.iter().map(|&word| word.to_owned()).collect()
+        let always = ["--timeout", "0", "--temp-path", place];
+        words
+            .iter()
+            .chain(&always)
+            .map(|&word| word.to_owned())
+            .collect()
     }
 }
 
@@ -155,6 +168,10 @@ mod tests {
         assert_eq!(Class::Cpu.arguments(3)[..2], ["--cpu", "3"]);
         assert_eq!(Class::Memory.arguments(2)[..2], ["--vm", "2"]);
         assert!(Class::Io.arguments(1).contains(&"--hdd".to_owned()));
+        for class in [Class::Cpu, Class::Memory, Class::Io] {
+            let words = class.arguments(1).join(" ");
+            assert!(words.contains("--timeout 0"), "{words}");
+        }
     }
 
     #[test]

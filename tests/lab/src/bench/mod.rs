@@ -12,7 +12,9 @@ use clap::Subcommand;
 use serde::Serialize;
 
 mod api;
+mod cyclictest;
 mod dpdk;
+mod latency;
 mod measure;
 mod migrate;
 mod peer;
@@ -20,9 +22,13 @@ mod pool;
 mod prefault;
 mod sample;
 mod start;
+mod times;
+mod turns;
 
 pub use api::{ApiOptions, BenchApiError};
-pub use dpdk::{BenchDpdkError, DpdkOptions};
+pub use cyclictest::CyclictestOptions;
+pub use dpdk::DpdkOptions;
+pub use latency::LatencyOptions;
 pub use measure::MeasureError;
 pub use migrate::{BenchMigrateError, MEANS, MigrateOptions};
 pub(crate) use migrate::{interrupt, qmp, rest};
@@ -31,6 +37,7 @@ pub use pool::{HugePagePool, PoolError};
 pub use sample::Summary;
 pub(crate) use start::godwit_binary;
 pub use start::{BenchStartError, StartOptions};
+pub use turns::{TurnOptions, TurnsError};
 
 /// What can be measured.
 #[derive(Debug, Subcommand)]
@@ -43,6 +50,10 @@ pub enum Bench {
     Api(ApiOptions),
     /// Moves of a DPDK guest under traffic, godwit and QEMU in turn in one machine
     Dpdk(DpdkOptions),
+    /// Round trips of frames through a DPDK guest, godwit and QEMU in turn in one machine
+    Latency(LatencyOptions),
+    /// How late a PREEMPT_RT guest wakes up, godwit and QEMU in turn in one machine
+    Cyclictest(CyclictestOptions),
 }
 
 /// Why there is no result.
@@ -57,9 +68,9 @@ pub enum BenchError {
     /// Of the API.
     #[error(transparent)]
     Api(#[from] BenchApiError),
-    /// Of the DPDK guest.
+    /// Of what VMMs do in turn.
     #[error(transparent)]
-    Dpdk(#[from] BenchDpdkError),
+    Turns(#[from] TurnsError),
 }
 
 /// Runs a benchmark.
@@ -72,6 +83,8 @@ pub fn run(bench: &Bench) -> Result<(), BenchError> {
         Bench::Migrate(options) => migrate::run(options)?,
         Bench::Api(options) => api::run(options)?,
         Bench::Dpdk(options) => dpdk::run(options)?,
+        Bench::Latency(options) => latency::run(options)?,
+        Bench::Cyclictest(options) => cyclictest::run(options)?,
     }
     Ok(())
 }
@@ -93,9 +106,15 @@ fn save(name: &str, result: &impl Serialize) -> io::Result<PathBuf> {
 
 /// Writes a file beside the results.
 fn save_text(name: &str, text: &str) -> io::Result<PathBuf> {
-    let folder = checkout().join("target/lab/bench");
-    fs::create_dir_all(&folder)?;
-    let path = folder.join(name);
+    let path = saved(name);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
     fs::write(&path, text)?;
     Ok(path)
+}
+
+/// Where a result is, or will be.
+fn saved(name: &str) -> PathBuf {
+    checkout().join("target/lab/bench").join(name)
 }

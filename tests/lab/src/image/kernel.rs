@@ -10,9 +10,6 @@ use crate::command::{self, CommandError};
 use crate::packages;
 use crate::progress::Step;
 
-/// The package whose dependency is the current kernel.
-const META_PACKAGE: &str = "linux-image-amd64";
-
 /// An unpacked kernel package.
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -28,10 +25,8 @@ pub enum KernelError {
     #[error("cannot get the kernel from the distribution")]
     Command(#[from] CommandError),
     /// `apt-cache` names no kernel package.
-    #[error(
-        "{META_PACKAGE} depends on no kernel package: are the distribution's package lists complete?"
-    )]
-    NoPackage,
+    #[error("{0} depends on no kernel package: are the distribution's package lists complete?")]
+    NoPackage(&'static str),
     /// The package does not hold what a kernel package holds.
     #[error("no kernel in {}: remove that folder and run this again", .0.display())]
     Empty(PathBuf),
@@ -54,15 +49,16 @@ pub enum KernelError {
 }
 
 impl Kernel {
-    /// The kernel unpacked under `folder`, or fetched and unpacked there when there is none.
+    /// The kernel unpacked under `folder`, or fetched and unpacked there when there is none: the one
+    /// that `package` depends on.
     ///
     /// # Errors
     /// See [`KernelError`].
-    pub fn obtain(folder: &Path) -> Result<Self, KernelError> {
+    pub fn obtain(folder: &Path, package: &'static str) -> Result<Self, KernelError> {
         if let Some(kernel) = Self::unpacked(&folder.join("root")) {
             return Ok(kernel);
         }
-        let step = Step::start("fetching a distribution kernel");
+        let step = Step::start(format!("fetching the kernel of {package}"));
         let partial = folder.join("partial");
         let _ = fs::remove_dir_all(&partial);
         fs::create_dir_all(&partial).map_err(|source| KernelError::Io {
@@ -70,14 +66,14 @@ impl Kernel {
             source,
         })?;
         // Package lists may be absent or too old for the mirror: then once more after an update.
-        if fetch(&partial).is_err() {
+        if fetch(&partial, package).is_err() {
             packages::update()?;
-            fetch(&partial)?;
+            fetch(&partial, package)?;
         }
         let archive = fs::read_dir(&partial)
             .ok()
             .and_then(|mut entries| entries.find_map(|entry| Some(entry.ok()?.path())))
-            .ok_or(KernelError::NoPackage)?;
+            .ok_or(KernelError::NoPackage(package))?;
         let fresh = folder.join("fresh");
         let _ = fs::remove_dir_all(&fresh);
         let mut unpack = Command::new("dpkg-deb");
@@ -215,15 +211,15 @@ impl Kernel {
     }
 }
 
-fn fetch(folder: &Path) -> Result<(), KernelError> {
+fn fetch(folder: &Path, meta: &'static str) -> Result<(), KernelError> {
     let mut depends = Command::new("apt-cache");
-    depends.args(["depends", META_PACKAGE]);
+    depends.args(["depends", meta]);
     let listed = command::succeed(depends, Duration::from_secs(60))?;
     let package = listed
         .stdout
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
-        .ok_or(KernelError::NoPackage)?;
+        .ok_or(KernelError::NoPackage(meta))?;
     let mut download = Command::new("apt-get");
     download
         .args(["-q", "download", &format!("linux-image-{package}")])

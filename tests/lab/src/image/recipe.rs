@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::cpio::Archive;
 use super::kernel::Kernel;
-use super::{ImageError, at};
+use super::{ImageError, Variant, at};
 use crate::command;
 use crate::packages;
 
@@ -48,7 +48,11 @@ type Written = Result<(), ImageError>;
 
 impl Recipe {
     /// Finds out what the archives would be made of now.
-    pub(super) fn read(scripts: &Path, kernel: &Kernel) -> Result<Self, ImageError> {
+    pub(super) fn read(
+        scripts: &Path,
+        kernel: &Kernel,
+        variant: Variant,
+    ) -> Result<Self, ImageError> {
         let found = |name: &'static str| packages::find(name).ok_or(ImageError::NoProgram(name));
         let busybox = found("busybox")?;
         let mut list = Command::new(&busybox);
@@ -56,7 +60,7 @@ impl Recipe {
         let applets = command::succeed(list, Duration::from_secs(30))?.stdout;
 
         let mut tools = Vec::new();
-        for name in TOOLS {
+        for name in TOOLS.iter().chain(variant.tools()) {
             tools.push((format!("usr/bin/{name}"), found(name)?));
         }
         let tools = with_libraries(tools)?;
@@ -68,8 +72,13 @@ impl Recipe {
         for name in DRIVER_NAMES {
             dpdk.push((format!("{DRIVERS}/{name}"), driver(name)?));
         }
-        let buffering = PathBuf::from("/usr/libexec/coreutils/libstdbuf.so");
-        dpdk.push(("usr/libexec/coreutils/libstdbuf.so".to_owned(), buffering));
+        // Loaded while it runs, the latter when testpmd ends its threads.
+        for name in [
+            "usr/libexec/coreutils/libstdbuf.so",
+            "usr/lib/x86_64-linux-gnu/libgcc_s.so.1",
+        ] {
+            dpdk.push((name.to_owned(), Path::new("/").join(name)));
+        }
         let mut dpdk = with_libraries(dpdk)?;
         dpdk.retain(|file| !tools.contains(file));
 
@@ -78,8 +87,13 @@ impl Recipe {
             let files = kernel.modules(&[&name])?;
             guest_modules.push((name, files));
         }
-        let outer_names = module_names(&scripts.join("outer.modules"))?;
-        let outer_names: Vec<&str> = outer_names.iter().map(String::as_str).collect();
+        let outer_modules = if variant.has_outer() {
+            let names = module_names(&scripts.join("outer.modules"))?;
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            kernel.modules(&names)?
+        } else {
+            Vec::new()
+        };
         let folder = scripts.join("tasks");
         let mut tasks: Vec<PathBuf> = fs::read_dir(&folder)
             .and_then(|entries| {
@@ -96,7 +110,7 @@ impl Recipe {
             busybox,
             applets: applets.split_whitespace().map(str::to_owned).collect(),
             guest_modules,
-            outer_modules: kernel.modules(&outer_names)?,
+            outer_modules,
             tools,
             dpdk,
             stamp: String::new(),

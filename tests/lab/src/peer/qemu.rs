@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::{
     Account, Console, Instance, MOVE_LIMIT, Machine, Moved, PATIENCE, PeerError, Sockets, go_on,
-    io, wait_for_socket,
+    io, threads, wait_for_socket,
 };
 use crate::bench::qmp::Qmp;
 
@@ -58,7 +56,7 @@ impl Qemu {
     pub(super) fn boot(machine: &Machine, tap: &str) -> Result<Self, PeerError> {
         let sockets = Sockets::new()?;
         let socket = sockets.path("source.qmp");
-        let source = Side::start("the source", command(machine, tap), machine, socket)?;
+        let source = Side::start("the source", command(machine, tap)?, machine, socket)?;
         Ok(Self {
             machine: machine.clone(),
             source,
@@ -88,7 +86,7 @@ impl Side {
         wait_for_socket(&mut console, &socket)?;
         let monitor = Qmp::connect(&socket, PATIENCE).map_err(PeerError::Monitor)?;
         let mut side = Self { monitor, console };
-        side.pin(machine)?;
+        side.place(machine)?;
         Ok(side)
     }
 
@@ -97,22 +95,34 @@ impl Side {
         result.map_err(PeerError::Monitor)
     }
 
-    /// Its vCPUs go where the config has godwit's.
-    fn pin(&mut self, machine: &Machine) -> Result<(), PeerError> {
+    /// Its threads go where the config has godwit's, and are scheduled like them.
+    fn place(&mut self, machine: &Machine) -> Result<(), PeerError> {
+        let process = self.console.id();
+        if let Some(cpus) = machine.emulator_cpus() {
+            for thread in threads::of(process) {
+                threads::pin(thread, cpus).map_err(io("pin QEMU's threads"))?;
+            }
+        }
+        if let Some(cpus) = machine.worker_cpus() {
+            for thread in threads::vhost_workers(process) {
+                threads::pin(thread, cpus).map_err(io("pin QEMU's vhost workers"))?;
+            }
+        }
         let vcpus = self.run("query-cpus-fast", json!({}))?;
-        for affinity in machine.affinity() {
-            let mut all = vcpus.as_array().into_iter().flatten();
-            let of = |vcpu: &&Value| vcpu["cpu-index"].as_u64() == Some(affinity.vcpu);
-            let thread = all.find(of).and_then(|vcpu| vcpu["thread-id"].as_i64());
+        for vcpu in vcpus.as_array().into_iter().flatten() {
+            let thread = vcpu["thread-id"].as_i64();
             let Some(thread) = thread.and_then(|thread| i32::try_from(thread).ok()) else {
                 continue;
             };
-            let pinned = affinity
-                .host_cpus
-                .iter()
-                .try_fold(CpuSet::new(), |mut set, cpu| set.set(*cpu).map(|()| set))
-                .and_then(|set| sched_setaffinity(Pid::from_raw(thread), &set));
-            pinned.map_err(|errno| io("pin QEMU's vCPUs")(errno.into()))?;
+            let index = vcpu["cpu-index"].as_u64();
+            let affinity = machine.affinity().iter().find(|of| Some(of.vcpu) == index);
+            if let Some(affinity) = affinity {
+                threads::pin(thread, &affinity.host_cpus).map_err(io("pin QEMU's vCPUs"))?;
+            }
+            if let Some(sched) = machine.sched().filter(|sched| sched.policy == "fifo") {
+                let scheduled = threads::fifo(thread, sched.priority);
+                scheduled.map_err(io("put QEMU's vCPUs under SCHED_FIFO"))?;
+            }
         }
         Ok(())
     }
@@ -140,7 +150,7 @@ impl Instance for Qemu {
     }
 
     fn prepare(&mut self, tap: &str) -> Result<(), PeerError> {
-        let mut command = command(&self.machine, tap);
+        let mut command = command(&self.machine, tap)?;
         command.args(["-incoming", "defer"]);
         let socket = self.sockets.path("destination.qmp");
         let mut side = Side::start("the destination", command, &self.machine, socket)?;
@@ -220,12 +230,24 @@ impl Instance for Qemu {
 }
 
 /// QEMU with what `machine` has, its serial port on the process's standard streams.
-fn command(machine: &Machine, tap: &str) -> Command {
+fn command(machine: &Machine, tap: &str) -> Result<Command, PeerError> {
     let mib = machine.memory() >> 20;
     let (kernel, initramfs, cmdline) = machine.payload();
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-machine", "q35,accel=kvm,memory-backend=memory"]);
-    qemu.args(["-cpu", "host", "-smp", &machine.vcpus().to_string()]);
+    let hint = if machine.realtime_hint() {
+        ",kvm-hint-dedicated=on"
+    } else {
+        ""
+    };
+    qemu.args(["-cpu", &format!("host{hint}")]);
+    qemu.args(["-smp", &machine.vcpus().to_string()]);
+    if machine.lock() {
+        qemu.args(["-overcommit", "mem-lock=on"]);
+    }
+    if all_exits_disabled(machine)? {
+        qemu.args(["-overcommit", "cpu-pm=on"]);
+    }
     qemu.args(["-nodefaults", "-nographic", "-no-reboot"]);
     qemu.args(["-serial", "stdio", "-m", &format!("{mib}M")]);
     qemu.arg("-object").arg(format!(
@@ -242,7 +264,22 @@ fn command(machine: &Machine, tap: &str) -> Command {
         "virtio-net-pci,netdev={net},mac={},romfile=",
         machine.mac()
     ));
-    qemu
+    Ok(qemu)
+}
+
+/// QEMU leaves the guest all of them, or none.
+fn all_exits_disabled(machine: &Machine) -> Result<bool, PeerError> {
+    let disabled = machine.disable_exits();
+    let all = ["hlt", "pause", "mwait"];
+    if !disabled.is_empty() && !all.iter().all(|exit| disabled.iter().any(|of| of == exit)) {
+        return Err(PeerError::NotAlike {
+            vmm: "QEMU",
+            what: format!(
+                "cpus.disable_exits is {disabled:?}, and it can disable all of {all:?} or none: list all of them or none"
+            ),
+        });
+    }
+    Ok(!disabled.is_empty())
 }
 
 /// How far a move is, for people.
@@ -275,6 +312,47 @@ fn account(answer: &Value) -> Account {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn arguments(more: Value) -> Result<String, PeerError> {
+        let mut document = json!({
+            "payload": {"kernel": "k", "initramfs": "i", "cmdline": "c"},
+            "cpus": {"boot_vcpus": 1}, "memory": {"size": 64 << 20},
+            "net": [{"id": "n", "mac": "52:54:00:00:00:01"}],
+        });
+        for (part, fields) in more.as_object().unwrap() {
+            for (name, value) in fields.as_object().unwrap() {
+                document[part][name] = value.clone();
+            }
+        }
+        let machine = Machine::parse(document.to_string().as_bytes()).unwrap();
+        let command = command(&machine, "gw0")?;
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        Ok(words.join(" "))
+    }
+
+    #[test]
+    fn it_gets_the_settings_of_the_config() {
+        let plain = arguments(json!({})).unwrap();
+        assert!(plain.contains("-cpu host -smp 1"), "{plain}");
+        assert!(!plain.contains("-overcommit"), "{plain}");
+        let tuned = arguments(json!({
+            "cpus": {"realtime_hint": true, "disable_exits": ["mwait", "hlt", "pause"]},
+            "memory": {"lock": true},
+        }));
+        let tuned = tuned.unwrap();
+        for words in ["kvm-hint-dedicated=on", "mem-lock=on", "cpu-pm=on"] {
+            assert!(tuned.contains(words), "{tuned}");
+        }
+    }
+
+    #[test]
+    fn what_it_cannot_do_alike_is_refused() {
+        let refused = arguments(json!({"cpus": {"disable_exits": ["hlt"]}}));
+        assert!(refused.unwrap_err().to_string().contains("disable_exits"));
+    }
 
     #[test]
     fn a_moment_of_an_event_is_on_our_clock() {

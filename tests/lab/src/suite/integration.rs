@@ -36,6 +36,32 @@ pub(super) struct Tests {
     names: Vec<String>,
 }
 
+/// An outer machine for tests, started when there is none; one that failed them is dropped.
+#[derive(Debug)]
+pub(super) struct Lab {
+    shape: Shape,
+    outer: Option<Outer>,
+}
+
+impl Lab {
+    /// One to be started.
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape, outer: None }
+    }
+
+    /// The machine.
+    pub(super) fn outer(&mut self) -> Result<&Outer, SuiteError> {
+        Ok(match &mut self.outer {
+            Some(outer) => outer,
+            none => none.insert(Outer::start(self.shape)?),
+        })
+    }
+
+    fn give_up(&mut self) {
+        self.outer = None;
+    }
+}
+
 /// How one run of a test went.
 struct Outcome {
     passed: bool,
@@ -153,20 +179,18 @@ impl Tests {
         Ok(count)
     }
 
-    /// Runs `chosen` in the outer machine `lab`, which is started when there is none yet.
+    /// Runs `chosen` in the outer machine `lab`.
     pub(super) fn run_in_lab(
         &self,
         chosen: &[&String],
         limit: Duration,
-        lab: &mut Option<Outer>,
+        lab: &mut Lab,
     ) -> Result<Count, SuiteError> {
         let mut count = Count::default();
         if chosen.is_empty() {
             return Ok(count);
         }
-        if lab.is_none() {
-            *lab = Some(Outer::start(Shape::default())?);
-        }
+        lab.outer()?;
         let step = Step::start(format!("{} tests in the lab", chosen.len()));
         let mut failed: Vec<&String> = Vec::new();
         for (done, test) in chosen.iter().enumerate() {
@@ -183,7 +207,7 @@ impl Tests {
                 failed.len()
             ));
             // Before the next starts: both at once would take twice the memory.
-            *lab = None;
+            lab.give_up();
         }
         for test in failed {
             let mut runs = 1;
@@ -193,7 +217,7 @@ impl Tests {
                 step.say(format!("run {runs}: {test}"));
                 passed = self.run_once(test, limit, lab, &step)?;
                 if !passed {
-                    *lab = None;
+                    lab.give_up();
                 }
             }
             let result = if passed { "passed" } else { "failed" };
@@ -212,13 +236,10 @@ impl Tests {
         &self,
         test: &str,
         limit: Duration,
-        lab: &mut Option<Outer>,
+        lab: &mut Lab,
         step: &Step,
     ) -> Result<bool, SuiteError> {
-        let outer = match lab {
-            Some(outer) => outer,
-            None => lab.insert(Outer::start(Shape::default())?),
-        };
+        let outer = lab.outer()?;
         let mut exec = exec(self.arguments(test), limit);
         exec.environment
             .extend(self.environment(Runner::Lab, &outer.share()));
@@ -259,7 +280,7 @@ impl Tests {
         self.tell(step, test, &outcome, &remark);
         self.keep(&outer.share());
         if !sound {
-            *lab = None;
+            lab.give_up();
         }
         Ok(outcome.passed)
     }

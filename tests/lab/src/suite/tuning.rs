@@ -1,10 +1,11 @@
-//! `godwit check` on a real kernel, booted as it comes and with CPU 1 isolated; and what `--fix`
-//! writes there, and takes back.
+//! `godwit check` on a real kernel, booted as it comes and with CPU 1 isolated; what `--fix` writes
+//! there, and takes back; and the tests of module `isolated`, on the isolated kernel.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::integration::Lab;
 use super::{Count, SuiteError};
 use crate::build;
 use crate::outer::protocol::Ending;
@@ -48,21 +49,31 @@ const BY_FIX: &[&str] = &[
 /// Longer than any check takes there.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Boots both, and compares.
-pub(super) fn run() -> Result<Count, SuiteError> {
-    let mut tests = Tests {
+/// Memory for a kernel and small guests.
+const SMALL: Shape = Shape {
+    memory_mib: 2048,
+    pages_2m: 0,
+    pages_1g: 0,
+    parameters: "",
+};
+
+/// A machine that is booted with CPU 1 isolated.
+pub(super) fn isolated() -> Lab {
+    Lab::new(Shape {
+        parameters: TUNED,
+        ..SMALL
+    })
+}
+
+/// Boots both, and compares; `isolated` is to be one with CPU 1 isolated.
+pub(super) fn run(isolated: &mut Lab) -> Result<Count, SuiteError> {
+    let mut tests = Checks {
         step: Step::start("godwit check, with and without isolation"),
         godwit: build::godwit()?.to_string_lossy().into_owned(),
         count: Count::default(),
     };
-    let small = Shape {
-        memory_mib: 2048,
-        pages_2m: 0,
-        pages_1g: 0,
-        parameters: "",
-    };
     tests.step.say("as the kernel comes");
-    let plain = Outer::start(small)?;
+    let plain = Outer::start(SMALL)?;
     let before = tests.report(&plain, &[]);
     tests.states("as it comes", &before, BY_BOOT, &["warning", "bad"]);
     let fixed = tests.report(&plain, &["--fix", "--record", "/run/lab/fix.json"]);
@@ -75,24 +86,20 @@ pub(super) fn run() -> Result<Count, SuiteError> {
     drop(plain);
 
     tests.step.say("isolated");
-    let isolated = Outer::start(Shape {
-        parameters: TUNED,
-        ..small
-    })?;
-    let report = tests.report(&isolated, &[]);
+    let report = tests.report(isolated.outer()?, &[]);
     tests.states("isolated", &report, BY_BOOT, &["good"]);
-    let Tests { step, count, .. } = tests;
+    let Checks { step, count, .. } = tests;
     step.done(&format!("{} passed, {} failed", count.passed, count.failed));
     Ok(count)
 }
 
-struct Tests {
+struct Checks {
     step: Step,
     godwit: String,
     count: Count,
 }
 
-impl Tests {
+impl Checks {
     /// What it says on standard output, and its exit code.
     fn godwit(&self, outer: &Outer, arguments: &[&str]) -> (String, Option<i32>) {
         let started = Instant::now();

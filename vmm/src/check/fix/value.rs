@@ -43,7 +43,7 @@ impl Setting {
     pub(super) fn new(root: &Path, path: &str) -> Self {
         let form = match path.rsplit('/').next().unwrap_or_default() {
             "smp_affinity_list" | "watchdog_cpumask" => Form::CpuList,
-            "cpumask" | "default_smp_affinity" => Form::CpuMask,
+            "cpumask" | "default_smp_affinity" | "rps_cpus" => Form::CpuMask,
             _ => Form::Text,
         };
         Self {

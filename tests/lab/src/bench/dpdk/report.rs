@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, Row, Sample};
+use super::{Comparison, Sample};
 use crate::bench::Summary;
+use crate::bench::turns::{Figure, remark, table};
 
 /// One figure of a sample.
-pub(super) type Figure = fn(&Sample) -> f64;
+pub(super) type Column = fn(&Sample) -> f64;
 
 /// Counts of frames are far below 2^52.
 #[allow(clippy::cast_precision_loss)]
@@ -15,7 +16,7 @@ fn lost(sample: &Sample) -> f64 {
 }
 
 /// Heading, figure, digits after the point. The last one is the control.
-pub(super) const FIGURES: [(&str, Figure, usize); 5] = [
+pub(super) const FIGURES: [(&str, Column, usize); 5] = [
     ("total, s", |sample| sample.total_ms / 1e3, 2),
     ("downtime as it says, ms", |sample| sample.downtime_ms, 1),
     ("frames lost", lost, 0),
@@ -23,61 +24,27 @@ pub(super) const FIGURES: [(&str, Figure, usize); 5] = [
     ("silence elsewhere, ms", |sample| sample.control_ms, 0),
 ];
 
-impl Row {
-    /// Where the samples of a figure lie.
-    pub(super) fn summary(&self, figure: Figure) -> Option<Summary> {
-        Summary::of(self.samples.iter().map(figure))
-    }
-}
-
 /// One run.
-pub(super) fn line(vmm: &str, sample: &Sample) -> String {
+pub(super) fn line(sample: &Sample) -> String {
     let figures = FIGURES.map(|(name, figure, digits)| {
         let figure = figure(sample);
         format!("{name} {figure:.digits$}")
     });
-    format!("{vmm}: {}", figures.join("; "))
+    figures.join("; ")
 }
 
-/// Medians and, in brackets, the least and the most; ratios of medians.
-pub(super) fn table(comparison: &Comparison) -> String {
-    let mut text = format!("\n{:<26}", "medians (least to most)");
-    for row in &comparison.rows {
-        let head = format!("{}, {} runs", row.vmm, row.samples.len());
-        let _ = write!(text, "{head:>30}");
-    }
-    let names: Vec<&str> = comparison.rows.iter().map(|row| row.vmm.as_str()).collect();
-    let (first, other) = (names.first().unwrap_or(&"?"), names.last().unwrap_or(&"?"));
-    let _ = writeln!(text, "{:>16}", format!("{other}/{first}"));
-    for (name, figure, digits) in FIGURES {
-        let _ = write!(text, "{name:<26}");
-        let mut medians = Vec::new();
-        for row in &comparison.rows {
-            let cell = row.summary(figure).map_or_else(
-                || "-".to_owned(),
-                |summary| {
-                    medians.push(summary.median);
-                    format!(
-                        "{:.digits$} ({:.digits$} to {:.digits$})",
-                        summary.median, summary.least, summary.most
-                    )
-                },
-            );
-            let _ = write!(text, "{cell:>30}");
-        }
-        let ratio = match medians[..] {
-            [first, other] if first > 0.0 => format!("{:.2}", other / first),
-            _ => "-".to_owned(),
-        };
-        let _ = writeln!(text, "{ratio:>16}");
-    }
+/// The table, what was lost elsewhere, and where the downtime goes.
+pub(super) fn text(comparison: &Comparison) -> String {
+    let figures = FIGURES.map(|(name, figure, digits)| Figure {
+        name: name.to_owned(),
+        of: Box::new(move |sample: &Sample| Some(figure(sample))),
+        digits,
+    });
+    let mut text = table(comparison, &figures);
     for row in &comparison.rows {
         for sample in row.samples.iter().filter(|sample| sample.lost_outside > 0) {
             let lost = sample.lost_outside;
             let _ = writeln!(text, "{}: {lost} frames lost outside of a switch", row.vmm);
-        }
-        for failure in &row.failures {
-            let _ = writeln!(text, "{} failed: {failure}", row.vmm);
         }
     }
     if let Some(parts) = parts(comparison) {
@@ -87,11 +54,7 @@ pub(super) fn table(comparison: &Comparison) -> String {
         "\ngodwit's total begins with an empty process and ends when the source's memory is given back; QEMU's has a\n\
          destination that is built before, and ends when the guest is there. Silence elsewhere is the same stream's control.\n",
     );
-    if comparison.emulated {
-        text.push_str(
-            "CPUs and KVM are emulated here: only the ratios mean anything, and those no more than the spread allows.\n",
-        );
-    }
+    text.push_str(remark(comparison));
     text
 }
 
@@ -116,9 +79,11 @@ fn parts(comparison: &Comparison) -> Option<String> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::bench::dpdk::faults;
+    use crate::bench::turns::Row;
     use crate::peer::Account;
 
-    fn row(vmm: &str, downtimes: &[u32]) -> Row {
+    fn row(vmm: &str, downtimes: &[u32]) -> Row<Sample> {
         let sample = |downtime: &u32| Sample {
             total_ms: 7000.0,
             downtime_ms: f64::from(*downtime),
@@ -154,7 +119,7 @@ pub(super) mod tests {
 
     #[test]
     fn ratios_are_those_of_medians() {
-        let text = table(&comparison());
+        let text = text(&comparison());
         for part in [
             "120.0 (100.0 to 160.0)",
             "240.0 (200.0 to 400.0)",
@@ -172,9 +137,9 @@ pub(super) mod tests {
         comparison.rows[0].samples[1].lost_outside = 3;
         comparison.rows[1].samples.clear();
         comparison.rows[1].failures.push("why".to_owned());
-        let text = table(&comparison);
+        let text = text(&comparison);
         assert!(text.contains("3 frames lost outside"), "{text}");
         assert!(text.contains("QEMU failed: why"), "{text}");
-        assert_eq!(comparison.rows.iter().map(Row::faults).sum::<usize>(), 2);
+        assert_eq!(comparison.rows.iter().map(faults).sum::<usize>(), 2);
     }
 }
