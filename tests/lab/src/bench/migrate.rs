@@ -251,7 +251,7 @@ fn vmms(options: &MigrateOptions) -> Result<Vec<Vmm>, BenchMigrateError> {
 
 /// All VMMs once in each round, each round beginning with the next one.
 fn measure(case: &Case, vmms: &[Vmm], rounds: usize, payload: &Path, folder: &Path) -> Vec<Row> {
-    let pool = room_for(case);
+    let pool = pool_for(case);
     let mut rows: Vec<Row> = vmms
         .iter()
         .map(|vmm| Row {
@@ -261,7 +261,7 @@ fn measure(case: &Case, vmms: &[Vmm], rounds: usize, payload: &Path, folder: &Pa
             left_out: match (&pool, vmm.lacks(case)) {
                 (_, Some(why)) => Some(why.to_owned()),
                 (Err(why), None) => Some(why.clone()),
-                (Ok(_), None) => None,
+                (Ok(_), None) => no_room_for(case, vmm),
             },
             failures: Vec::new(),
             samples: Vec::new(),
@@ -300,18 +300,32 @@ fn measure(case: &Case, vmms: &[Vmm], rounds: usize, payload: &Path, folder: &Pa
 }
 
 /// Huge pages for both sides, given back when dropped, or why there is not enough memory.
-fn room_for(case: &Case) -> Result<Option<HugePagePool>, String> {
-    let (available, needed) = (doctor::memory_available_mib(), case.needs_mib());
-    if available < needed {
-        return Err(format!(
-            "both sides may take {needed} MiB, and {available} MiB are free"
-        ));
+/// Why there is not enough memory, if there is not.
+fn no_room_for(case: &Case, vmm: &Vmm) -> Option<String> {
+    // Huge pages were taken for both sides already.
+    if case.memory.is_huge() {
+        return None;
     }
+    let available = doctor::memory_available_mib();
+    let needed = case.needs_mib(vmm.touches_all());
+    (available < needed)
+        .then(|| format!("both sides may take {needed} MiB, and {available} MiB are free"))
+}
+
+fn pool_for(case: &Case) -> Result<Option<HugePagePool>, String> {
     match case.huge_pages() {
         0 => Ok(None),
-        pages => HugePagePool::with_free(pages)
-            .map(Some)
-            .map_err(|error: PoolError| error.to_string()),
+        pages => {
+            let (available, needed) = (doctor::memory_available_mib(), case.needs_mib(true));
+            if available < needed {
+                return Err(format!(
+                    "both sides may take {needed} MiB, and {available} MiB are free"
+                ));
+            }
+            HugePagePool::with_free(pages)
+                .map(Some)
+                .map_err(|error: PoolError| error.to_string())
+        }
     }
 }
 

@@ -44,11 +44,18 @@ pub enum Control {
 }
 
 impl Vmm {
+    /// Whether it reads absent memory, which then is not absent any more: all do unless they are
+    /// known to be godwit with all its means.
+    pub fn touches_all(&self) -> bool {
+        self.name != "godwit"
+    }
+
     /// Why it cannot do `case`, if it cannot.
     pub fn lacks(&self, case: &Case) -> Option<&'static str> {
         match (&self.control, case.memory, case.way) {
             (Control::Qmp(_), _, Way::Handover) => Some("no handover of memfds"),
             (Control::Rest(_), Memory::Private, _) => Some("memory is always shared"),
+            _ if case.is_vast() && self.touches_all() => Some("it touches what is absent"),
             _ => None,
         }
     }
