@@ -77,7 +77,8 @@ pub trait Source {
     fn regions(&self) -> Result<Vec<Region>, Cause>;
 
     /// Files beside those of memory that local handover passes on: what devices
-    /// hold open and the destination is to hold too. At most 128.
+    /// hold open and the destination is to hold too. At most 128. From here on
+    /// devices do with them only what the guest asks for.
     ///
     /// # Errors
     /// They cannot be duplicated.

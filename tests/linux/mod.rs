@@ -8,3 +8,4 @@ mod migrate;
 mod net;
 mod offline;
 mod plug;
+mod wire;

@@ -5,3 +5,4 @@ mod frames;
 mod moves;
 mod network;
 mod pair;
+mod serial;

@@ -79,8 +79,10 @@ impl Road {
         assert!(took < limit + LATE, "it took {took:?}: {progress}");
         assert_eq!(self.guest.here.state(), "Running");
         let [here, there] = self.held;
-        here.wait_again(self.guest.here.process.pid());
         let daemon = self.there.failed();
+        let took = cut.elapsed();
+        assert!(took < SILENCE + LATE, "it took the destination {took:?}");
+        here.wait_again(self.guest.here.process.pid());
         there.wait_again(daemon.process.pid());
         self.guest.assert_sound();
 

@@ -51,7 +51,15 @@ impl Pair {
 
     /// Lets the destination wait for a guest at `url`.
     pub fn receive(&mut self, url: &str) -> Received {
-        let body = json!({"receiver_url": url});
+        self.receive_with(url, json!({}))
+    }
+
+    /// The same; `more` is laid over the request.
+    pub fn receive_with(&mut self, url: &str, more: Value) -> Received {
+        let mut body = json!({"receiver_url": url});
+        if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
+            body.extend(more);
+        }
         let mut client = Client::new(self.destination.socket());
         client.set_time_limit(Some(PATIENCE));
         let received = thread::spawn(move || {

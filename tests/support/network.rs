@@ -126,6 +126,14 @@ impl Cable {
         network.run("ip", &["link", "set", device, "up"]);
     }
 
+    /// Does to what `end` sends what tc-netem(8) is told.
+    #[track_caller]
+    pub fn disturb(&self, end: End, how: &[&str]) {
+        let (network, device) = self.end(end);
+        let arguments = ["qdisc", "replace", "dev", device, "root", "netem"];
+        network.run("tc", &[&arguments[..], how].concat());
+    }
+
     /// As fast as it can be again.
     #[track_caller]
     pub fn speed_up(&self) {

@@ -340,6 +340,12 @@ impl Control {
             Event::Request(request, reply) => self.request(state, request, reply),
             Event::Done(done) => self.done(state, *done),
             Event::Filled { incarnation, end } => self.filled(state, incarnation, end),
+            Event::Vcpu { incarnation, .. } | Event::Ejected { incarnation }
+                if incarnation != self.incarnation =>
+            {
+                // Of a machine that is gone.
+                Ok(state)
+            }
             event if matches!(state, State::Busy(_)) => {
                 if let (State::Busy(work), Some(reason)) = (&state, event.ends_work()) {
                     work.cancel_because(reason);
@@ -347,14 +353,8 @@ impl Control {
                 self.deferred.push_back(event);
                 Ok(state)
             }
-            Event::Vcpu { incarnation, event } if incarnation == self.incarnation => {
-                self.vcpu_stopped(state, event)
-            }
-            Event::Ejected { incarnation } if incarnation == self.incarnation => {
-                Ok(self.devices_left(state))
-            }
-            // Of a machine that is gone.
-            Event::Vcpu { .. } | Event::Ejected { .. } => Ok(state),
+            Event::Vcpu { event, .. } => self.vcpu_stopped(state, event),
+            Event::Ejected { .. } => Ok(self.devices_left(state)),
             Event::Escape(Escape::Quit) => self.end(state, Ending::Terminated, None),
             Event::Terminate { signal } => {
                 tracing::info!("Signal {signal}: switching the guest off");

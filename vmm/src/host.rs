@@ -70,6 +70,9 @@ pub enum HostError {
 pub struct Origin<'a> {
     /// Where guest memory comes from.
     pub memory: MemorySource,
+    /// The serial port that another instance hands over, as
+    /// [`SerialHandle::hand_over`] gave it; empty: it is opened.
+    pub serial: Vec<OwnedFd>,
     /// Where the process was started.
     pub home: &'a CpuSet,
 }
@@ -152,7 +155,7 @@ impl HostResources {
                 tracing::warn!("{error}");
             }
         })?;
-        let serial = open_serial(&spec.serial, comes, &device_loop, events)?;
+        let serial = open_serial(&spec.serial, origin.serial, comes, &device_loop, events)?;
         let devices = open_devices(spec, comes, in_use, &memory, &device_loop)?;
         Ok(Self {
             devices,
@@ -166,6 +169,7 @@ impl HostResources {
 
 fn open_serial(
     spec: &SerialSpec,
+    handed: Vec<OwnedFd>,
     comes: bool,
     device_loop: &DeviceLoop,
     events: &Sender<Event>,
@@ -187,6 +191,7 @@ fn open_serial(
     let events = events.clone();
     let (device, handle) = Serial::new(SerialSetup {
         backend: &backend,
+        handed,
         irq: Arc::clone(&line) as _,
         device_loop: &device_loop.handle(),
         escape: Box::new(move |escape| {

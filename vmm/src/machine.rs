@@ -86,6 +86,14 @@ impl Machine {
         for function in &self.functions {
             function.device.resume();
         }
+        self.claim_serial();
+    }
+
+    /// The serial port is served here, whoever else was about to.
+    pub(crate) fn claim_serial(&self) {
+        if let Some(serial) = &self.host.serial {
+            serial.handle.go_on();
+        }
     }
 
     /// As [`resume`](Self::resume), and tells the guest that it stood still.

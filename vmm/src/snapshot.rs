@@ -222,7 +222,8 @@ pub fn read(
     if let Some(missing) = missing.map_err(BuildError::from)? {
         return Err(SnapshotError::Features(missing));
     }
-    let mut machine = site.build_incoming(spec, MemorySource::Unfilled, &description)?;
+    let unfilled = MemorySource::Unfilled;
+    let mut machine = site.build_incoming(spec, unfilled, Vec::new(), &description)?;
     let memory = regions(machine.host.memory.ram())?;
     let eager = prefault || machine.spec.memory.lock;
     machine.fill = memory_from(folder, memory, sums, eager, site)?;

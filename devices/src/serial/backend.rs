@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
@@ -25,23 +26,38 @@ pub(super) enum Place {
     Standard(#[allow(dead_code, reason = "held for its drop")] Option<RawTerminal>),
     /// A pseudo-terminal. The guest's side is held open too, or reading ours
     /// would fail whenever nobody else has it open.
-    Pty {
-        path: PathBuf,
-        #[allow(dead_code, reason = "held open")]
-        other_side: File,
-    },
+    Pty { path: PathBuf, other_side: File },
     /// A socket file, removed in the end.
-    Socket(#[allow(dead_code, reason = "held for its drop")] SocketFile),
+    Socket(SocketFile),
 }
 
-/// Removes the socket file that we made.
+/// Removes the socket file, as long as it is ours.
 #[derive(Debug)]
-pub(super) struct SocketFile(PathBuf);
+pub(super) struct SocketFile {
+    path: PathBuf,
+    ours: AtomicBool,
+}
+
+impl SocketFile {
+    fn new(path: &Path, ours: bool) -> Self {
+        Self {
+            path: path.to_owned(),
+            ours: AtomicBool::new(ours),
+        }
+    }
+
+    pub(super) fn set_ours(&self, ours: bool) {
+        self.ours.store(ours, Ordering::Relaxed);
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::debug!("Could not remove {}: {error}", self.0.display());
+        if !*self.ours.get_mut() {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!("Could not remove {}: {error}", self.path.display());
         }
     }
 }
@@ -132,13 +148,55 @@ fn open_socket(path: &Path) -> Result<Opened, SerialError> {
         }
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let socket = SocketFile(path.to_owned());
+    let socket = SocketFile::new(path, true);
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(Opened {
         listener: Some(listener),
         place: Place::Socket(socket),
         ..Opened::output(Sink::Nobody)
     })
+}
+
+/// What another instance handed over, as [`SerialHandle::hand_over`] gave it but for
+/// the note; the socket's file stays theirs.
+///
+/// [`SerialHandle::hand_over`]: super::SerialHandle::hand_over
+pub(super) fn take_over(backend: &Backend, files: Vec<OwnedFd>) -> Result<Opened, SerialError> {
+    let came = files.len();
+    let mut files = files.into_iter();
+    let opened = match (backend, files.next(), files.next(), came) {
+        (Backend::Socket(path), Some(listener), client, 1 | 2) => {
+            let place = Place::Socket(SocketFile::new(path, false));
+            let streams = client.map(|client| {
+                let reading = client.try_clone()?;
+                Ok((File::from(reading), File::from(client)))
+            });
+            let streams = streams.transpose().map_err(SerialError::TakeOver)?;
+            let (input, sink) = match streams {
+                Some((reading, writing)) => (Some(Input::plain(reading)), Sink::Stream(writing)),
+                None => (None, Sink::Nobody),
+            };
+            Opened {
+                input,
+                listener: Some(UnixListener::from(listener)),
+                place,
+                ..Opened::output(sink)
+            }
+        }
+        (Backend::Pty, Some(master), Some(other_side), 2) => {
+            let other_side = File::from(other_side);
+            let link = format!("/proc/self/fd/{}", other_side.as_raw_fd());
+            let path = std::fs::read_link(link).map_err(SerialError::TakeOver)?;
+            let reading = master.try_clone().map_err(SerialError::TakeOver)?;
+            Opened {
+                input: Some(Input::plain(File::from(reading))),
+                place: Place::Pty { path, other_side },
+                ..Opened::output(Sink::Stream(File::from(master)))
+            }
+        }
+        _ => return Err(SerialError::Handed { came }),
+    };
+    Ok(opened)
 }
 
 fn open_pty() -> io::Result<Opened> {

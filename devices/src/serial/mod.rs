@@ -27,6 +27,7 @@
 
 mod backend;
 mod escape;
+mod handover;
 mod outlet;
 mod pump;
 mod state;
@@ -36,6 +37,7 @@ mod tests;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,8 +54,9 @@ pub use outlet::PENDING_LIMIT;
 pub use state::{SerialStateError, SerialV1};
 pub use terminal::restore as restore_terminal;
 
+use handover::Handover;
 use outlet::Outlet;
-use pump::Pump;
+use pump::{Pump, SharedPump, TYPED_LIMIT};
 
 /// What stands behind the port.
 ///
@@ -89,6 +92,9 @@ pub type EscapeSink = Box<dyn Fn(Escape) + Send>;
 pub struct SerialSetup<'a> {
     /// What stands behind it.
     pub backend: &'a Backend,
+    /// What [`SerialHandle::hand_over`] gave in another process, to be served after
+    /// [`SerialHandle::go_on`]; empty: it is opened.
+    pub handed: Vec<OwnedFd>,
     /// Its interrupt (COM1: pin 4).
     pub irq: Arc<dyn IrqLine>,
     /// Where input is read.
@@ -139,6 +145,15 @@ pub enum SerialError {
     /// No pseudo-terminal could be made.
     #[error("Could not make a pseudo-terminal for the serial port")]
     Pty(#[source] io::Error),
+    /// What came from another instance is not what such a port has.
+    #[error("{came} descriptors came with the serial port, which are not those of its kind")]
+    Handed {
+        /// How many came, beside the note.
+        came: usize,
+    },
+    /// What came from another instance could not be used.
+    #[error("Could not take over the serial port of another instance")]
+    TakeOver(#[source] io::Error),
     /// No eventfd could be made.
     #[error("Could not make an eventfd for the serial port")]
     Wake(#[source] io::Error),
@@ -201,7 +216,12 @@ impl Serial {
     /// The back end cannot be opened, or the saved registers make no sense.
     pub fn new(setup: SerialSetup<'_>) -> Result<(Arc<Self>, SerialHandle), SerialError> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).map_err(SerialError::Wake)?);
-        let opened = backend::open(setup.backend)?;
+        let mut handed = setup.handed.into_iter();
+        let note = handed.next();
+        let opened = match &note {
+            Some(_) => backend::take_over(setup.backend, handed.collect())?,
+            None => backend::open(setup.backend)?,
+        };
         let outlet = Outlet::new(opened.sink, Arc::clone(&wake));
         let uart = Uart::from_state(
             &setup.state.registers()?,
@@ -223,6 +243,7 @@ impl Serial {
             serial: Arc::clone(&serial),
             device_loop: setup.device_loop.clone(),
             subscriber: None,
+            pump: None,
             place: opened.place,
         };
         if opened.input.is_some() || opened.listener.is_some() || opened.may_stall {
@@ -231,7 +252,10 @@ impl Serial {
                 opened.input,
                 opened.listener,
                 setup.escape,
+                note.map(Handover::of),
             );
+            let pump = SharedPump::new(pump);
+            handle.pump = Some(pump.clone());
             handle.subscriber = Some(setup.device_loop.join(Box::new(pump))?);
         }
         Ok((serial, handle))
@@ -320,6 +344,7 @@ pub struct SerialHandle {
     serial: Arc<Serial>,
     device_loop: LoopHandle,
     subscriber: Option<Joined>,
+    pump: Option<SharedPump>,
     place: backend::Place,
 }
 

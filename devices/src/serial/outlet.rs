@@ -97,6 +97,17 @@ impl Outlet {
         self.sink = sink;
     }
 
+    /// Takes away what waits.
+    pub(super) fn take_pending(&mut self) -> VecDeque<u8> {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Puts `bytes` before what waits.
+    pub(super) fn put_back(&mut self, mut bytes: VecDeque<u8>) {
+        bytes.append(&mut self.pending);
+        self.pending = bytes;
+    }
+
     /// Sends what waits, as far as the other side takes it now.
     pub(super) fn drain(&mut self) {
         while !self.pending.is_empty() && !self.broken {

@@ -7,16 +7,17 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::escape::{EscapeDecoder, HELP, Typed};
+use super::handover::Handover;
 use super::outlet::Sink;
 use super::{EscapeSink, Serial};
 
 /// How much of what is typed is kept for a guest that does not read.
-const TYPED_LIMIT: usize = 4096;
+pub(super) const TYPED_LIMIT: usize = 4096;
 
 /// How much is read at once: as much as the guest's FIFO takes.
 const READ_SIZE: usize = super::state::FIFO_SIZE;
@@ -24,7 +25,7 @@ const READ_SIZE: usize = super::state::FIFO_SIZE;
 /// Where input comes from.
 #[derive(Debug)]
 pub(super) struct Input {
-    file: File,
+    pub(super) file: File,
     /// Only a terminal has an escape key.
     escapes: Option<EscapeDecoder>,
     /// It cannot be polled because it is always ready: a regular file, `/dev/null`.
@@ -48,15 +49,43 @@ impl Input {
     }
 }
 
-/// A serial port's subscriber.
+/// A serial port's subscriber, and the port's owner's way to it.
+#[derive(Clone, Debug)]
+pub(super) struct SharedPump(Arc<Mutex<Pump>>);
+
+impl SharedPump {
+    pub(super) fn new(pump: Pump) -> Self {
+        Self(Arc::new(Mutex::new(pump)))
+    }
+
+    /// Nothing is read, accepted or sent while this is held.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Pump> {
+        // Whatever a panic left is still a pump.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl MutEventSubscriber for SharedPump {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        self.lock().process(events, ops);
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        self.lock().advance(ops);
+    }
+}
+
+/// See the module.
 pub(super) struct Pump {
     serial: Arc<Serial>,
-    input: Option<Input>,
-    listener: Option<UnixListener>,
+    pub(super) input: Option<Input>,
+    pub(super) listener: Option<UnixListener>,
     escape: EscapeSink,
     /// Read, but not given to the guest yet.
-    backlog: VecDeque<u8>,
+    pub(super) backlog: VecDeque<u8>,
     watched: Vec<(RawFd, EventSet)>,
+    /// Input and clients are another process's, or about to be.
+    pub(super) handover: Option<Handover>,
 }
 
 impl fmt::Debug for Pump {
@@ -74,6 +103,7 @@ impl Pump {
         input: Option<Input>,
         listener: Option<UnixListener>,
         escape: EscapeSink,
+        handover: Option<Handover>,
     ) -> Self {
         Self {
             serial,
@@ -82,6 +112,7 @@ impl Pump {
             escape,
             backlog: VecDeque::new(),
             watched: Vec::new(),
+            handover,
         }
     }
 
@@ -103,6 +134,7 @@ impl Pump {
 
     fn wants_input(&self, room: bool) -> bool {
         match &self.input {
+            Some(_) if self.handover.is_some() => false,
             Some(input) => room || (input.escapes.is_some() && self.backlog.len() < TYPED_LIMIT),
             None => false,
         }
@@ -209,7 +241,9 @@ impl Pump {
             Some(input) if reads && !input.always_ready => {
                 wanted.push((input.file.as_raw_fd(), EventSet::IN));
             }
-            None => wanted.extend(self.listener.iter().map(|l| (l.as_raw_fd(), EventSet::IN))),
+            None if self.handover.is_none() => {
+                wanted.extend(self.listener.iter().map(|l| (l.as_raw_fd(), EventSet::IN)))
+            }
             _ => (),
         }
         let stalled = self.serial.lock().uart.writer().waits_for();
@@ -255,12 +289,14 @@ impl Pump {
     }
 }
 
-impl MutEventSubscriber for Pump {
+impl Pump {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let fd = events.fd();
         if fd == self.serial.wake.as_raw_fd() {
             // Non-blocking; nothing to read means that it was read before.
             let _ = self.serial.wake.read();
+        } else if self.handover.is_some() {
+            // It was under way when the handover began.
         } else if self.listener.as_ref().is_some_and(|l| l.as_raw_fd() == fd) {
             self.accept();
         } else if let Some(input) = &self.input
@@ -268,10 +304,6 @@ impl MutEventSubscriber for Pump {
         {
             self.read(ops);
         }
-        self.advance(ops);
-    }
-
-    fn init(&mut self, ops: &mut EventOps) {
         self.advance(ops);
     }
 }

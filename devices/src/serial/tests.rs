@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::device_loop::DeviceLoop;
 
+mod handover;
 mod tty;
 
 const DATA: u64 = 0;
@@ -44,11 +45,16 @@ impl Rig {
     }
 
     fn from_state(backend: &Backend, state: SerialV1) -> Result<Self, SerialError> {
+        Self::made(backend, Vec::new(), state)
+    }
+
+    fn made(backend: &Backend, handed: Vec<OwnedFd>, state: SerialV1) -> Result<Self, SerialError> {
         let device_loop = DeviceLoop::spawn("serial-test", || ()).unwrap();
         let irq = Arc::new(CountedIrq::default());
         let (sender, escapes) = mpsc::channel();
         let (serial, handle) = Serial::new(SerialSetup {
             backend,
+            handed,
             irq: Arc::clone(&irq) as Arc<dyn IrqLine>,
             device_loop: &device_loop.handle(),
             escape: Box::new(move |escape| sender.send(escape).unwrap()),
@@ -341,6 +347,7 @@ proptest! {
         let device_loop = DeviceLoop::spawn("serial-test", || ()).unwrap();
         let (serial, _handle) = Serial::new(SerialSetup {
             backend: &Backend::Null,
+            handed: Vec::new(),
             irq: Arc::new(CountedIrq::default()),
             device_loop: &device_loop.handle(),
             escape: Box::new(|_| ()),

@@ -46,6 +46,7 @@ fn serial(state: SerialV1) -> Option<(Arc<Serial>, SerialHandle)> {
     let too_long = state.received.len() > 64;
     let made = Serial::new(SerialSetup {
         backend: &Backend::Null,
+        handed: Vec::new(),
         irq: Arc::new(Unheard),
         device_loop: &device_loop().handle(),
         escape: Box::new(|_| ()),

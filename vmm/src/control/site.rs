@@ -1,5 +1,6 @@
 //! Where a machine is built: what all builds need of the process.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -26,7 +27,7 @@ pub struct Site {
 impl Site {
     /// Builds and starts a machine.
     pub(super) fn boot(&self, spec: &Arc<MachineSpec>) -> Result<Box<Machine>, BuildError> {
-        let host = self.open(spec, MemorySource::New)?;
+        let host = self.open(spec, MemorySource::New, Vec::new())?;
         self.build(spec, host, Start::Boot)
     }
 
@@ -51,7 +52,8 @@ impl Site {
         Ok(Box::new(machine))
     }
 
-    /// Builds a machine whose memory and state come later.
+    /// Builds a machine whose memory and state come later, on a serial port that is
+    /// handed over if `serial` is not empty.
     ///
     /// # Errors
     /// See [`BuildError`].
@@ -59,9 +61,10 @@ impl Site {
         &self,
         spec: MachineSpec,
         memory: MemorySource,
+        serial: Vec<OwnedFd>,
         description: &Description,
     ) -> Result<Box<Machine>, BuildError> {
-        let host = self.open(&spec, memory)?;
+        let host = self.open(&spec, memory, serial)?;
         let start = Start::Incoming(description);
         let machine = builder::build(&Arc::new(spec), host, start, self.told())?;
         self.follow(&machine);
@@ -102,9 +105,15 @@ impl Site {
         }
     }
 
-    fn open(&self, spec: &MachineSpec, memory: MemorySource) -> Result<HostResources, BuildError> {
+    fn open(
+        &self,
+        spec: &MachineSpec,
+        memory: MemorySource,
+        serial: Vec<OwnedFd>,
+    ) -> Result<HostResources, BuildError> {
         let origin = Origin {
             memory,
+            serial,
             home: &self.home,
         };
         Ok(HostResources::open(spec, origin, &self.events)?)

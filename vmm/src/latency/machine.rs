@@ -62,6 +62,7 @@ impl Guest {
     pub fn build(plan: &Plan) -> Result<Self, LatencyError> {
         let (events, _) = mpsc::channel();
         let origin = Origin {
+            serial: Vec::new(),
             memory: MemorySource::New,
             home: &plan.home,
         };

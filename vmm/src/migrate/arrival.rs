@@ -80,9 +80,10 @@ impl Arrival {
         let description = Description::decode(description).map_err(|e| because(&e))?;
         let mut config = description.config().map_err(|e| because(&e))?;
         let local = matches!(memory, MemorySource::Files(_));
+        let mut serial = Vec::new();
         if local {
             let handed = self.places.add_handed(&config, devices);
-            handed.map_err(|e| because(&e))?;
+            serial = handed.map_err(|e| because(&e))?;
         }
         let taps = self
             .places
@@ -96,7 +97,7 @@ impl Arrival {
         }
         let machine = self
             .site
-            .build_incoming(spec, memory, &description)
+            .build_incoming(spec, memory, serial, &description)
             .map_err(|e| because(&e))?;
         check_registers(&machine, &description).map_err(|e| because(&e))?;
         let regions = regions(machine.host.memory.ram()).map_err(|e| because(&e))?;
@@ -155,6 +156,9 @@ impl Destination for Arrival {
         for function in &machine.functions {
             function.device.with_device(|device| device.acquire())?;
         }
+        if let Some(serial) = &machine.host.serial {
+            serial.handle.read_note()?;
+        }
         laps.lap("places of devices");
         machine.tell_stop();
         laps.lap("word of the stop");
@@ -164,6 +168,7 @@ impl Destination for Arrival {
     fn run(&mut self) -> Result<Moment, Cause> {
         let built = self.built()?;
         if !built.running {
+            built.machine.claim_serial();
             return Ok(Moment::now());
         }
         let mut laps = Laps::begin("resuming");

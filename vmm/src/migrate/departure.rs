@@ -105,6 +105,9 @@ impl Source for Departure {
             let function = function.ok_or_else(|| format!("no device {id} is attached"))?;
             files.extend(function.device.with_device(|device| device.files())?);
         }
+        if let Some(serial) = &machine.host.serial {
+            files.extend(serial.handle.hand_over()?);
+        }
         Ok(files)
     }
 
@@ -142,6 +145,9 @@ impl Source for Departure {
         for function in &machine.functions {
             function.device.with_device(|device| device.release())?;
         }
+        if let Some(serial) = &machine.host.serial {
+            serial.handle.leave_note()?;
+        }
         Ok(machine.save()?.encode()?)
     }
 
@@ -150,6 +156,7 @@ impl Source for Departure {
         let stopped = std::mem::take(&mut self.stopped);
         let running = self.running;
         let machine = self.machine()?;
+        machine.claim_serial();
         for function in machine.functions.iter().filter(|_| stopped) {
             function.device.with_device(|device| device.acquire())?;
         }
@@ -162,6 +169,9 @@ impl Source for Departure {
     fn release(&mut self) {
         if let Some(log) = self.log.take() {
             log.leave_on();
+        }
+        if let Ok(Some(serial)) = self.machine().map(|machine| &machine.host.serial) {
+            serial.handle.disown();
         }
         self.machine = None;
     }

@@ -56,22 +56,23 @@ impl Places {
     }
 
     /// Takes over the open taps of a machine whose memory is handed over on this
-    /// host too: of each device that the request has no other place for.
+    /// host too: of each device that the request has no other place for. Answers
+    /// what comes after them: the serial port's descriptors.
     ///
     /// # Errors
-    /// They are not as many as the devices of `config` have queue pairs.
+    /// They are fewer than the devices of `config` have queue pairs.
     pub fn add_handed(
         &mut self,
         config: &VmConfig,
         files: Vec<OwnedFd>,
-    ) -> Result<(), HandedError> {
+    ) -> Result<Vec<OwnedFd>, HandedError> {
         let ids: Vec<_> = served_by_taps(config).map(str::to_owned).collect();
         let pairs = |id: &str| {
             let net = config.net.iter().find(|net| net.id.as_deref() == Some(id));
             net.map_or(0, |net| usize::try_from(net.num_queues / 2).unwrap_or(0))
         };
         let wanted: usize = ids.iter().map(|id| pairs(id)).sum();
-        if files.len() != wanted {
+        if files.len() < wanted {
             return Err(HandedError {
                 came: files.len(),
                 wanted,
@@ -88,7 +89,7 @@ impl Places {
                 self.taps.entry(id).or_insert(queues);
             }
         }
-        Ok(())
+        Ok(files.collect())
     }
 
     /// Writes them into the config of the machine that comes; what is left are
