@@ -163,6 +163,7 @@ struct Traces<'a> {
     timers: &'a Trace,
     vcpu: u32,
     test: u32,
+    with_exits: bool,
 }
 
 impl<'a> Traces<'a> {
@@ -178,6 +179,7 @@ impl<'a> Traces<'a> {
             timers: &buffers.timers,
             vcpu: *vcpu.expect("a vCPU").0,
             test: gettid().as_raw().cast_unsigned(),
+            with_exits,
         };
         let of_vcpu = of_threads(&[traces.vcpu]);
         traces.core.on_cpu(cpu);
@@ -203,6 +205,8 @@ impl<'a> Traces<'a> {
         let events = self.core.events();
         let out = |event: &Event| event.name == "kvm_userspace_exit" && event.thread == self.vcpu;
         assert!(events.iter().any(out), "no pause was traced: {events:?}");
+        let exit = events.iter().any(|event| event.name == "kvm_exit");
+        assert_eq!(exit, self.with_exits, "exits of a pause: {events:?}");
         let next = self.vcpu.to_string();
         let back = |event: &Event| event.field("next_pid") == Some(&next);
         assert!(events.iter().any(back), "no resume was traced: {events:?}");

@@ -27,43 +27,63 @@ impl<S> Row<S> {
 
 /// Medians and, in brackets, the least and the most; ratios of medians. What failed comes last.
 pub(in crate::bench) fn table<S>(comparison: &Comparison<S>, figures: &[Figure<'_, S>]) -> String {
-    let names = figures.iter().map(|figure| figure.name.chars().count());
-    let left = names.max().unwrap_or(0).max(23) + 2;
-    let mut text = format!("\n{:<left$}", "medians (least to most)");
-    for row in &comparison.rows {
-        let head = format!("{}, {} runs", row.vmm, row.samples.len());
-        let _ = write!(text, "{head:>30}");
-    }
     let (first, other) = comparison.names();
-    let _ = writeln!(text, "{:>16}", format!("{other}/{first}"));
-    for Figure { name, of, digits } in figures {
-        let _ = write!(text, "{name:<left$}");
-        let mut medians = Vec::new();
-        for row in &comparison.rows {
-            let cell = row.summary(of).map_or_else(
-                || "-".to_owned(),
-                |summary| {
-                    medians.push(summary.median);
-                    format!(
-                        "{:.digits$} ({:.digits$} to {:.digits$})",
-                        summary.median, summary.least, summary.most
-                    )
-                },
-            );
-            let _ = write!(text, "{cell:>30}");
-        }
-        let ratio = match medians[..] {
-            [first, other] if first > 0.0 => format!("{:.2}", other / first),
-            _ => "-".to_owned(),
-        };
-        let _ = writeln!(text, "{ratio:>16}");
+    let heads = comparison.rows.iter();
+    let heads = heads.map(|row| format!("{}, {} runs", row.vmm, row.samples.len()));
+    let mut lines = vec![
+        std::iter::once("medians (least to most)".to_owned())
+            .chain(heads)
+            .chain([format!("{other}/{first}")])
+            .collect::<Vec<_>>(),
+    ];
+    for figure in figures {
+        lines.push(line(comparison, figure));
     }
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..comparison.rows.len() + 2).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        text.push('\n');
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let _ = match column {
+                0 => write!(text, "{cell:<width$}"),
+                _ => write!(text, "   {cell:>width$}"),
+            };
+        }
+    }
+    text.push('\n');
     for row in &comparison.rows {
         for failure in &row.failures {
             let _ = writeln!(text, "{} failed: {failure}", row.vmm);
         }
     }
     text
+}
+
+/// A figure's name, a cell to each VMM, the ratio of their medians.
+fn line<S>(comparison: &Comparison<S>, figure: &Figure<'_, S>) -> Vec<String> {
+    let Figure { name, of, digits } = figure;
+    let digits = *digits;
+    let mut cells = vec![name.clone()];
+    let mut medians = Vec::new();
+    for row in &comparison.rows {
+        let cell = row.summary(of).map(|summary| {
+            medians.push(summary.median);
+            format!(
+                "{:.digits$} ({:.digits$} to {:.digits$})",
+                summary.median, summary.least, summary.most
+            )
+        });
+        cells.push(cell.unwrap_or_else(|| "-".to_owned()));
+    }
+    cells.push(match medians[..] {
+        [first, other] if first > 0.0 => format!("{:.2}", other / first),
+        _ => "-".to_owned(),
+    });
+    cells
 }
 
 /// What holds of every figure of an emulated machine.
