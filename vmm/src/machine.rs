@@ -12,6 +12,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use godwit_devices::pci::{Bdf, PciRoot};
+use godwit_devices::virtio::Kind;
 use godwit_devices::virtio::pci::VirtioPci;
 use godwit_migration::store::{Fill, Unfilled};
 use kvm_bindings::kvm_cpuid_entry2;
@@ -76,14 +77,22 @@ pub struct ProcessorFacts {
 }
 
 impl Machine {
-    /// Lets vCPUs and devices run. The vCPUs first: what they want of a device waits
-    /// in its eventfds, or in its registers, for the moment until it runs too.
+    /// Lets devices and vCPUs run: first what carries packets, since the wire does
+    /// not wait; then the vCPUs; then the other devices, whose requests wait in their
+    /// eventfds, or in their registers, for the moment until they run too.
     pub fn resume(&self) {
+        let (first, rest): (Vec<_>, Vec<_>) = self
+            .functions
+            .iter()
+            .partition(|function| function.device.kind() == Kind::Net);
+        for function in first {
+            function.device.resume();
+        }
         // One that ended has told so, and stays where it is.
         for vcpu in self.vcpus.iter().filter(|vcpu| !vcpu.has_stopped()) {
             vcpu.resume();
         }
-        for function in &self.functions {
+        for function in rest {
             function.device.resume();
         }
         self.claim_serial();

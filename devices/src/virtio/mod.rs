@@ -189,6 +189,12 @@ pub trait VirtioDevice: Send + fmt::Debug {
     /// What stood in the way; the device is as stopped as before.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
 
+    /// Does what [`activate`](Self::activate) would do for the same rings as far as
+    /// nobody touches guest RAM yet, so that it takes less then. It may do nothing,
+    /// and what fails here is met again, and told, there. `None`: what was prepared
+    /// counts no more.
+    fn prepare(&mut self, _activation: Option<&Activation>) {}
+
     /// Stops to serve the rings and tells where each stands, in the order in
     /// which `activate` got them. Requests taken from a ring are finished
     /// first. Stopping a device that is not active answers an empty list.

@@ -160,6 +160,10 @@ impl Destination for Arrival {
             serial.handle.read_note()?;
         }
         laps.lap("places of devices");
+        for function in &machine.functions {
+            function.device.prepare();
+        }
+        laps.lap("rings");
         machine.tell_stop();
         laps.lap("word of the stop");
         Ok(())

@@ -242,11 +242,8 @@ impl<B: RingBackend> Net<B> {
             both.filter(move |(_, (place, _))| *place == wanted)
                 .map(|(ring, _)| ring)
         };
-        for (index, pair) in self.pairs.iter_mut().enumerate() {
-            let rings: Vec<(usize, &Ring)> = of_place(Place::Pair(index))
-                .map(|ring| (usize::from(ring.index % 2), ring))
-                .collect();
-            if !rings.is_empty() {
+        for (index, rings) in self.pairs_of(&activation) {
+            if let Some(pair) = self.pairs.get_mut(index) {
                 pair.start(features & features::of_vhost(), &rings)?;
             }
         }
@@ -266,6 +263,21 @@ impl<B: RingBackend> Net<B> {
             places,
         });
         Ok(())
+    }
+
+    /// Of each pair that `activation` has rings of: its index, and the rings with
+    /// theirs in the back end.
+    fn pairs_of<'a>(&self, activation: &'a Activation) -> Vec<(usize, Vec<(usize, &'a Ring)>)> {
+        let of_pair = |pair| {
+            let rings = activation.rings.iter();
+            let ours = rings
+                .filter(|ring| self.place(ring.index, activation.features) == Place::Pair(pair));
+            let ours: Vec<_> = ours
+                .map(|ring| (usize::from(ring.index % 2), ring))
+                .collect();
+            (!ours.is_empty()).then_some((pair, ours))
+        };
+        (0..self.pairs.len()).filter_map(of_pair).collect()
     }
 
     /// One log for all pairs: vhost sets its bits atomically.
@@ -338,6 +350,20 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
                 source: Box::new(error),
             }
         })
+    }
+
+    fn prepare(&mut self, activation: Option<&Activation>) {
+        let Some(activation) = activation else {
+            return self.pairs.iter_mut().for_each(Rings::forget);
+        };
+        for (index, rings) in self.pairs_of(activation) {
+            let features = activation.features & features::of_vhost();
+            if let Some(pair) = self.pairs.get_mut(index)
+                && let Err(error) = pair.prepare(features, &rings)
+            {
+                tracing::debug!("{}: {error}", self.id);
+            }
+        }
     }
 
     fn stop(&mut self) -> Result<Vec<RingPosition>, StopError> {

@@ -234,6 +234,18 @@ impl VirtioPci {
         self.lock().transport.resume();
     }
 
+    /// Does ahead what [`resume`](Self::resume) needs of the host, as far as no one
+    /// touches guest RAM.
+    pub fn prepare(&self) {
+        self.lock().transport.prepare();
+    }
+
+    /// What kind of device it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.lock().transport.device.kind()
+    }
+
     /// Stops the device and takes it out, to be put behind a new function: the
     /// guest is reset, and the device's back end stays open.
     #[must_use]
@@ -244,6 +256,8 @@ impl VirtioPci {
         if let Err(error) = transport.halt() {
             tracing::warn!("{error}");
         }
+        // Its eventfds are this transport's.
+        transport.device.prepare(None);
         std::mem::replace(&mut transport.device, Box::new(absent::Absent))
     }
 

@@ -98,21 +98,14 @@ impl Transport {
         if self.paused || self.running.is_some() || !self.common.is_live() {
             return;
         }
-        let rings = match self.rings() {
-            Ok(rings) => rings,
+        let activation = match self.activation() {
+            Ok(activation) => activation,
             Err(error) => {
                 tracing::error!("Device {} got no eventfd: {error}", self.device.id());
                 return self.give_up();
             }
         };
-        let indices = rings.iter().map(|ring| ring.index).collect();
-        let notifier: Arc<dyn ConfigChange> = self.common.notifier.clone();
-        let activation = Activation {
-            memory: Arc::clone(&self.memory),
-            features: self.common.accepted,
-            rings,
-            config_change: notifier,
-        };
+        let indices = activation.rings.iter().map(|ring| ring.index).collect();
         match self.device.activate(activation) {
             Ok(()) => self.running = Some(indices),
             Err(error) => {
@@ -121,6 +114,26 @@ impl Transport {
                 self.give_up();
             }
         }
+    }
+
+    /// Does ahead what a start needs, while the device is paused.
+    pub fn prepare(&mut self) {
+        if !self.paused || self.running.is_some() || !self.common.is_live() {
+            return;
+        }
+        if let Ok(activation) = self.activation() {
+            self.device.prepare(Some(&activation));
+        }
+    }
+
+    fn activation(&self) -> std::io::Result<Activation> {
+        let notifier: Arc<dyn ConfigChange> = self.common.notifier.clone();
+        Ok(Activation {
+            memory: Arc::clone(&self.memory),
+            features: self.common.accepted,
+            rings: self.rings()?,
+            config_change: notifier,
+        })
     }
 
     fn rings(&self) -> std::io::Result<Vec<Ring>> {

@@ -61,15 +61,32 @@ pub struct Rings<B: RingBackend> {
     /// What driver and back end agreed on, while rings are served.
     agreed: u64,
     serving: Vec<Serving>,
+    /// Set up and not served.
+    prepared: Vec<Serving>,
     log: Option<Arc<SharedLog>>,
 }
 
 struct Serving {
     ring: usize,
     used: GuestAddress,
+    start: RingPosition,
+    /// Of descriptor table and available ring.
+    guest_addresses: (GuestAddress, GuestAddress),
     /// As the back end has them.
     addresses: VringConfigData,
     error: EventFd,
+}
+
+impl Serving {
+    /// Whether it is `ring`, at `index` of the back end, where it stands now. Its
+    /// eventfds are the transport's, and stay the same.
+    fn is(&self, index: usize, ring: &Ring) -> bool {
+        self.ring == index
+            && self.start == ring.start
+            && self.used == ring.used
+            && self.addresses.queue_size == ring.size
+            && self.guest_addresses == (ring.desc, ring.avail)
+    }
 }
 
 impl<B: RingBackend> fmt::Debug for Rings<B> {
@@ -99,6 +116,7 @@ impl<B: RingBackend> Rings<B> {
             features,
             agreed: 0,
             serving: Vec::new(),
+            prepared: Vec::new(),
             log: None,
         };
         rings.set_memory()?;
@@ -111,26 +129,61 @@ impl<B: RingBackend> Rings<B> {
         self.features
     }
 
+    /// Sets up all that `start` needs for the same rings, but lets the back end
+    /// touch none: what is left to do then is one request a ring.
+    ///
+    /// # Errors
+    /// A request was refused; nothing is prepared then.
+    pub fn prepare(&mut self, features: u64, rings: &[(usize, &Ring)]) -> Result<(), VhostError> {
+        self.prepared.clear();
+        self.agreed = features;
+        self.set_features()?;
+        self.set_memory()?;
+        let prepared = rings
+            .iter()
+            .map(|(index, ring)| self.prepare_ring(*index, ring));
+        self.prepared = prepared.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// What was prepared counts no more.
+    pub fn forget(&mut self) {
+        self.prepared.clear();
+    }
+
     /// Starts to serve `rings`, each with its index in the back end, with the
     /// features that driver and back end agreed on.
     ///
     /// # Errors
     /// A request was refused; then no ring is served.
     pub fn start(&mut self, features: u64, rings: &[(usize, &Ring)]) -> Result<(), VhostError> {
-        self.agreed = features;
-        self.set_features()?;
-        self.set_memory()?;
-        let started = rings.iter().try_for_each(|(index, ring)| {
-            let serving = self.start_ring(*index, ring)?;
-            self.serving.push(serving);
-            // The driver's last notification may have been spent on whoever
-            // served the ring before.
-            ring.kick.write(1).map_err(|source| VhostError::EventFd {
-                ring: *index,
-                attempt: "signal",
-                source,
-            })
-        });
+        let both = self.prepared.iter().zip(rings);
+        let is_prepared = self.agreed == features
+            && self.prepared.len() == rings.len()
+            && both
+                .into_iter()
+                .all(|(p, (index, ring))| p.is(*index, ring));
+        if !is_prepared {
+            self.prepare(features, rings)?;
+        }
+        let prepared = std::mem::take(&mut self.prepared);
+        let started = prepared
+            .into_iter()
+            .zip(rings)
+            .try_for_each(|(one, (_, ring))| {
+                let index = one.ring;
+                self.backend
+                    .enable(index)
+                    .map_err(on_ring(index, "start the service"))?;
+                self.serving.push(one);
+                // The driver's last notification may have been spent on whoever
+                // served the ring before.
+                ring.kick.write(1).map_err(|source| VhostError::EventFd {
+                    ring: index,
+                    attempt: "signal",
+                    source,
+                })
+            });
         if started.is_err() {
             for serving in self.serving.drain(..) {
                 if let Err(error) = self.backend.disable(serving.ring) {
@@ -185,6 +238,7 @@ impl<B: RingBackend> Rings<B> {
             .set_log(log)
             .map_err(request("take the dirty log"))?;
         self.log = Some(Arc::clone(log));
+        self.prepared.clear();
         let started = self.apply_log();
         if started.is_err()
             && let Err(error) = self.stop_log()
@@ -203,6 +257,7 @@ impl<B: RingBackend> Rings<B> {
         let Some(log) = self.log.take() else {
             return Ok(());
         };
+        self.prepared.clear();
         let stopped = self.apply_log();
         if stopped.is_err() {
             self.log = Some(log);
@@ -255,7 +310,7 @@ impl<B: RingBackend> Rings<B> {
             .map_err(request("map the guest's RAM"))
     }
 
-    fn start_ring(&self, index: usize, ring: &Ring) -> Result<Serving, VhostError> {
+    fn prepare_ring(&self, index: usize, ring: &Ring) -> Result<Serving, VhostError> {
         let on = |request| on_ring(index, request);
         let size = u64::from(ring.size);
         // Sizes of the parts with event index: virtio 1.2, 2.7.
@@ -294,10 +349,11 @@ impl<B: RingBackend> Rings<B> {
         backend
             .set_vring_kick(index, &ring.kick)
             .map_err(on("take the kick eventfd"))?;
-        backend.enable(index).map_err(on("start the service"))?;
         Ok(Serving {
             ring: index,
             used: ring.used,
+            start: ring.start,
+            guest_addresses: (ring.desc, ring.avail),
             addresses,
             error,
         })
