@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -68,17 +69,19 @@ impl LoopHandle {
         Ok(joined)
     }
 
-    /// Removes a subscriber that joined; no callback of it runs any more when
-    /// this returns.
+    /// Begins to remove a subscriber that joined: [`Leaving::wait`] ends that.
     ///
     /// # Errors
     /// The loop has ended.
-    pub fn leave(&self, joined: Joined) -> Result<(), LoopError> {
+    pub fn leave(&self, joined: Joined) -> Result<Leaving, LoopError> {
+        let (tell, left) = mpsc::channel();
         // Asked of the loop, which has let the subscriber in by then.
-        self.remote.call_blocking(move |ops| match joined.0.get() {
-            Some(&id) => ops.remove_subscriber(id).map(drop).map_err(LoopError::from),
-            None => Ok(()),
-        })
+        self.remote.fire(move |ops| {
+            let removed = joined.0.get().map(|&id| ops.remove_subscriber(id));
+            // Whoever does not wait does not want to know.
+            let _ = tell.send(removed.map_or(Ok(()), |removed| removed.map(drop)));
+        })?;
+        Ok(Leaving(left))
     }
 
     /// Removes a subscriber; no callback of it runs any more when this returns.
@@ -94,6 +97,24 @@ impl LoopHandle {
 /// A subscriber that joined, to be taken back by [`LoopHandle::leave`].
 #[derive(Debug, Default)]
 pub struct Joined(Arc<OnceLock<SubscriberId>>);
+
+/// A subscriber on its way out.
+#[derive(Debug)]
+pub struct Leaving(Receiver<Result<(), event_manager::Error>>);
+
+impl Leaving {
+    /// No callback of it runs any more when this returns.
+    ///
+    /// # Errors
+    /// The loop has ended.
+    pub fn wait(self) -> Result<(), LoopError> {
+        match self.0.recv() {
+            Ok(left) => Ok(left?),
+            // It went with the loop.
+            Err(RecvError) => Ok(()),
+        }
+    }
+}
 
 /// The running loop; dropping it ends the thread.
 pub struct DeviceLoop {
@@ -162,7 +183,6 @@ impl Drop for DeviceLoop {
 mod tests {
     use super::*;
     use event_manager::{EventOps, EventSet, Events};
-    use std::sync::mpsc;
     use std::time::Duration;
     use vmm_sys_util::eventfd::EventFd;
 
@@ -187,7 +207,7 @@ mod tests {
         let relay = Relay(fd.try_clone().unwrap(), sender);
         let joined = device_loop.handle().join(Box::new(relay)).unwrap();
         assert_eq!(received.recv_timeout(Duration::from_secs(10)), Ok(3));
-        device_loop.handle().leave(joined).unwrap();
+        device_loop.handle().leave(joined).unwrap().wait().unwrap();
         fd.write(7).unwrap();
         assert!(received.recv_timeout(Duration::from_millis(50)).is_err());
     }
@@ -199,7 +219,7 @@ mod tests {
         let fd = EventFd::new(0).unwrap();
         let relay = Relay(fd.try_clone().unwrap(), sender);
         let joined = device_loop.handle().join(Box::new(relay)).unwrap();
-        device_loop.handle().leave(joined).unwrap();
+        device_loop.handle().leave(joined).unwrap().wait().unwrap();
         fd.write(7).unwrap();
         let silent = received.recv_timeout(Duration::from_millis(50));
         assert!(silent.is_err(), "{silent:?}");

@@ -46,7 +46,7 @@ use vm_superio::serial::NoEvents;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{Action, BusDevice};
-use crate::device_loop::{Joined, LoopError, LoopHandle};
+use crate::device_loop::{Joined, Leaving, LoopError, LoopHandle};
 use crate::irq::IrqLine;
 
 pub use escape::Escape;
@@ -368,7 +368,7 @@ impl SerialHandle {
 impl Drop for SerialHandle {
     fn drop(&mut self) {
         if let Some(subscriber) = self.subscriber.take()
-            && let Err(error) = self.device_loop.leave(subscriber)
+            && let Err(error) = self.device_loop.leave(subscriber).and_then(Leaving::wait)
         {
             tracing::debug!("Serial port: {error}");
         }

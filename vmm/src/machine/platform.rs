@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use godwit_devices::device_loop::{Joined, LoopError, LoopHandle};
+use godwit_devices::device_loop::{Joined, Leaving, LoopError, LoopHandle};
 use godwit_devices::hotplug::{HotPlug, UnplugError};
 use godwit_devices::irq::IrqLine;
 use godwit_devices::pci::{AttachError, Bdf};
@@ -47,7 +47,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if let Some(joined) = self.joined.take()
-            && let Err(error) = self.device_loop.leave(joined)
+            && let Err(error) = self.device_loop.leave(joined).and_then(Leaving::wait)
         {
             tracing::debug!("Ejected devices are watched on: {error}");
         }

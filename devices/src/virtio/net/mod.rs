@@ -19,6 +19,7 @@ mod config;
 mod control;
 mod creation;
 mod features;
+mod pairs;
 mod rarp;
 mod serve;
 #[cfg(any(test, feature = "test-utils"))]
@@ -28,7 +29,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use event_manager::SubscriberId;
 use nix::unistd::Pid;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
@@ -36,13 +36,13 @@ use virtio_bindings::virtio_net::{
 };
 
 use crate::GuestRam;
-use crate::device_loop::{LoopError, LoopHandle};
+use crate::device_loop::{Joined, Leaving, LoopError, LoopHandle};
 use crate::dirty::PageSink;
 use crate::tap::{Tap, TapError, TapSource};
 use crate::virtio::vhost::workers::{self, Search};
 use crate::virtio::vhost::{KernelNet, RingBackend, Rings, SharedLog, VhostError};
 use crate::virtio::{
-    ActivateError, Activation, ConfigChange, DeviceStateError, DeviceV1, DirtyLogError, Kind, Ring,
+    ActivateError, Activation, ConfigChange, DeviceStateError, DeviceV1, DirtyLogError, Kind,
     RingPosition, StopError, VirtioDevice,
 };
 
@@ -76,7 +76,7 @@ pub struct Net<B: RingBackend = KernelNet> {
 /// What is there between `activate` and `stop`.
 #[derive(Debug)]
 struct Active {
-    subscriber: SubscriberId,
+    subscriber: Joined,
     features: u64,
     config_change: Arc<dyn ConfigChange>,
     /// Of each ring of the activation: who serves it.
@@ -242,11 +242,10 @@ impl<B: RingBackend> Net<B> {
             both.filter(move |(_, (place, _))| *place == wanted)
                 .map(|(ring, _)| ring)
         };
-        for (index, rings) in self.pairs_of(&activation) {
-            if let Some(pair) = self.pairs.get_mut(index) {
-                pair.start(features & features::of_vhost(), &rings)?;
-            }
-        }
+        // Rings last: their worker has frames at once, and takes this thread's CPU.
+        let of_vhost = features & features::of_vhost();
+        let pairs = self.pairs_of(&activation);
+        self.each_of(&pairs, |pair, rings| pair.prepare(of_vhost, rings))?;
         let control_ring = of_place(Place::Control).next();
         let served = serve::Served::new(
             &self.id,
@@ -255,7 +254,11 @@ impl<B: RingBackend> Net<B> {
             &self.control,
             self.pairs.iter().map(Rings::error_fds),
         )?;
-        let subscriber = self.device_loop.add(Box::new(served))?;
+        let subscriber = self.device_loop.join(Box::new(served))?;
+        if let Err(error) = self.each_of(&pairs, |pair, rings| pair.start(of_vhost, rings)) {
+            let _ = self.device_loop.leave(subscriber).map(Leaving::wait);
+            return Err(error.into());
+        }
         self.active = Some(Active {
             subscriber,
             features,
@@ -263,40 +266,6 @@ impl<B: RingBackend> Net<B> {
             places,
         });
         Ok(())
-    }
-
-    /// Of each pair that `activation` has rings of: its index, and the rings with
-    /// theirs in the back end.
-    fn pairs_of<'a>(&self, activation: &'a Activation) -> Vec<(usize, Vec<(usize, &'a Ring)>)> {
-        let of_pair = |pair| {
-            let rings = activation.rings.iter();
-            let ours = rings
-                .filter(|ring| self.place(ring.index, activation.features) == Place::Pair(pair));
-            let ours: Vec<_> = ours
-                .map(|ring| (usize::from(ring.index % 2), ring))
-                .collect();
-            (!ours.is_empty()).then_some((pair, ours))
-        };
-        (0..self.pairs.len()).filter_map(of_pair).collect()
-    }
-
-    /// One log for all pairs: vhost sets its bits atomically.
-    fn start_log(&mut self) -> Result<(), VhostError> {
-        let Some(pair) = self.pairs.first() else {
-            return Ok(());
-        };
-        let log = Arc::new(SharedLog::new(pair.memory()).map_err(VhostError::LogMemory)?);
-        for pair in &mut self.pairs {
-            pair.start_log(&log)?;
-        }
-        self.log = Some(log);
-        Ok(())
-    }
-
-    fn stop_pairs(&mut self) -> Result<Vec<Vec<RingPosition>>, VhostError> {
-        // Each one is stopped, whatever became of the others.
-        let all: Vec<_> = self.pairs.iter_mut().map(Rings::stop).collect();
-        all.into_iter().collect()
     }
 }
 
@@ -356,13 +325,10 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
         let Some(activation) = activation else {
             return self.pairs.iter_mut().for_each(Rings::forget);
         };
-        for (index, rings) in self.pairs_of(activation) {
-            let features = activation.features & features::of_vhost();
-            if let Some(pair) = self.pairs.get_mut(index)
-                && let Err(error) = pair.prepare(features, &rings)
-            {
-                tracing::debug!("{}: {error}", self.id);
-            }
+        let features = activation.features & features::of_vhost();
+        let pairs = self.pairs_of(activation);
+        if let Err(error) = self.each_of(&pairs, |pair, rings| pair.prepare(features, rings)) {
+            tracing::debug!("{}: {error}", self.id);
         }
     }
 
@@ -370,8 +336,9 @@ impl<B: RingBackend + Send> VirtioDevice for Net<B> {
         let Some(active) = self.active.take() else {
             return Ok(Vec::new());
         };
-        let removed = self.device_loop.remove(active.subscriber);
+        let leaving = self.device_loop.leave(active.subscriber);
         let pairs = self.stop_pairs();
+        let removed = leaving.and_then(Leaving::wait);
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| StopError {
             device: self.id.clone(),
             attempt: "learning where its rings stand".to_owned(),
@@ -484,7 +451,7 @@ impl<B: RingBackend> Drop for Net<B> {
     fn drop(&mut self) {
         if let Some(active) = self.active.take() {
             // Back ends and tap close themselves; the loop has to be told.
-            let _ = self.device_loop.remove(active.subscriber);
+            let _ = self.device_loop.leave(active.subscriber).map(Leaving::wait);
         }
     }
 }

@@ -135,6 +135,15 @@ impl<B: RingBackend> Rings<B> {
     /// # Errors
     /// A request was refused; nothing is prepared then.
     pub fn prepare(&mut self, features: u64, rings: &[(usize, &Ring)]) -> Result<(), VhostError> {
+        let both = self.prepared.iter().zip(rings);
+        if self.agreed == features
+            && self.prepared.len() == rings.len()
+            && both
+                .into_iter()
+                .all(|(p, (index, ring))| p.is(*index, ring))
+        {
+            return Ok(());
+        }
         self.prepared.clear();
         self.agreed = features;
         self.set_features()?;
@@ -157,15 +166,7 @@ impl<B: RingBackend> Rings<B> {
     /// # Errors
     /// A request was refused; then no ring is served.
     pub fn start(&mut self, features: u64, rings: &[(usize, &Ring)]) -> Result<(), VhostError> {
-        let both = self.prepared.iter().zip(rings);
-        let is_prepared = self.agreed == features
-            && self.prepared.len() == rings.len()
-            && both
-                .into_iter()
-                .all(|(p, (index, ring))| p.is(*index, ring));
-        if !is_prepared {
-            self.prepare(features, rings)?;
-        }
+        self.prepare(features, rings)?;
         let prepared = std::mem::take(&mut self.prepared);
         let started = prepared
             .into_iter()
@@ -219,9 +220,10 @@ impl<B: RingBackend> Rings<B> {
     }
 
     /// The eventfds on which the back end tells that a ring is broken, each
-    /// with the ring's index.
+    /// with the ring's index: of rings that are served, or prepared.
     pub fn error_fds(&self) -> impl Iterator<Item = (usize, &EventFd)> {
-        self.serving.iter().map(|s| (s.ring, &s.error))
+        let either = self.serving.iter().chain(&self.prepared);
+        either.map(|s| (s.ring, &s.error))
     }
 
     /// Logs into `log` from now on what the back end writes, also in rings that
