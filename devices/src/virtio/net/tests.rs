@@ -11,6 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::device_loop::DeviceLoop;
+use crate::virtio::Ring;
 use crate::virtio::vhost::rings_tests::{Fake, memory, ring};
 
 /// Where the control queue of these tests lies, and its buffers.
