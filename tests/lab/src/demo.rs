@@ -22,7 +22,7 @@ use crate::doctor::{MachineKind, Runner};
 use crate::image::{Image, ImageError};
 use crate::outer::client::AgentError;
 use crate::outer::protocol::Ending;
-use crate::outer::{OuterError, STALL};
+use crate::outer::{OuterError, STALL, Shape};
 use crate::packages::PackageError;
 use crate::peer::{PeerError, Vmm};
 use crate::traffic::TrafficError;
@@ -199,7 +199,7 @@ fn in_lab(plan: &Plan) -> Result<(Outcome, Duration), DemoError> {
         Vmm::Qemu => ["--peer".to_owned(), "qemu".to_owned()],
     });
     arguments.extend(["--here".to_owned(), "--outcome".to_owned()]);
-    let left = lab::run("demo in the lab", &arguments, LAB_LIMIT)?;
+    let left = lab::run("demo in the lab", &arguments, LAB_LIMIT, Shape::default())?;
     let file = left.file.unwrap_or_default();
     match serde_json::from_slice(&file) {
         Ok(outcome) if left.ending.success() => Ok((outcome, left.gap)),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::turns::{self, TurnOptions, Turns, TurnsError, verdict};
+use super::turns::{self, ONE_TSC, TurnOptions, Turns, TurnsError, verdict};
 use super::{saved, start};
 use crate::demo::DemoError;
 use crate::demo::forwarder::{self, Forwarder, alone, explained};
@@ -96,6 +96,7 @@ pub fn run(options: &CyclictestOptions) -> Result<(), TurnsError> {
             format!("--config={}", workspace::config(&options.config).display()),
         ],
         limit,
+        parameters: ONE_TSC,
     };
     let one = |vmm: &Vmm, _emulated| {
         let found = forwarder::apart(|| measure(&machine, vmm, limit))?;
@@ -139,9 +140,10 @@ fn measure(machine: &Machine, vmm: &Vmm, limit: Duration) -> Result<Found, DemoE
     Ok(found)
 }
 
-/// What the guest wrote of what it found, and the status in which it ended.
+/// What the guest wrote of what it found, and the status in which it ended; of its last boot, where
+/// it was reset meanwhile.
 fn told(text: &str) -> Option<(&str, &str)> {
-    let (_, after) = text.split_once(BEGIN)?;
+    let (_, after) = text.rsplit_once(BEGIN)?;
     let (found, after) = after.split_once(END)?;
     let (status, _) = after.split_once('\n')?;
     Some((found.trim(), status.trim()))
@@ -157,5 +159,7 @@ mod tests {
         assert_eq!(told(text), None);
         assert_eq!(told(&format!("{text} 0\r\n")), Some(("{}", "0")));
         assert_eq!(told(&format!("{text} 1\r\n")), Some(("{}", "1")));
+        let reset = format!("godwit: begin cyclictest\r\n{text} 0\r\n");
+        assert_eq!(told(&reset), Some(("{}", "0")));
     }
 }

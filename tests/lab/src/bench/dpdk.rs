@@ -104,6 +104,7 @@ pub fn run(options: &DpdkOptions) -> Result<(), TurnsError> {
         here: options.turns.here(),
         arguments,
         limit: LIMIT,
+        parameters: "",
     };
     let one = |vmm: &Vmm, emulated| {
         let plan = Plan {

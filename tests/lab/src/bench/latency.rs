@@ -22,7 +22,7 @@ use nix::sys::prctl;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::turns::{self, TurnOptions, Turns, TurnsError, verdict};
+use super::turns::{self, ONE_TSC, TurnOptions, Turns, TurnsError, verdict};
 use super::{saved, start};
 use crate::demo::DemoError;
 use crate::demo::forwarder::{self, Forwarder, READY, alone};
@@ -115,6 +115,7 @@ pub fn run(options: &LatencyOptions) -> Result<(), TurnsError> {
         here: options.turns.here(),
         arguments: words(options),
         limit: IN_FLIGHT_LIMIT + stream * streams,
+        parameters: ONE_TSC,
     };
     let one = |vmm: &Vmm, emulated| {
         let series = forwarder::apart(|| measure(options, &machine, vmm, emulated))?;

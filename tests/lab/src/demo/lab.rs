@@ -22,12 +22,17 @@ pub(crate) struct Left {
 }
 
 /// Runs this program with `arguments` and the path of a file to write after them, in an outer
-/// machine of its own; its output is shown as it comes.
+/// machine of its own of this shape; its output is shown as it comes.
 ///
 /// # Errors
 /// When there is no such machine, or it is lost.
-pub(crate) fn run(name: &str, arguments: &[String], limit: Duration) -> Result<Left, DemoError> {
-    let outer = Outer::start(Shape::default())?;
+pub(crate) fn run(
+    name: &str,
+    arguments: &[String],
+    limit: Duration,
+    shape: Shape,
+) -> Result<Left, DemoError> {
+    let outer = Outer::start(shape)?;
     let step = Step::start(name);
     let path = outer.share().join("result.json");
     let program = workspace::this_program().map_err(|source| DemoError::Io {
