@@ -12,7 +12,7 @@
 //! Small pages are not watched: they are many, and each would fault once.
 //!
 //! The marks are believed only where this process has mapped every page that the
-//! file has ([`discover`](crate::discover) compares): a page that another process
+//! file has (discovery compares): a page that another process
 //! brought into the file may hold anything.
 
 use std::io;
