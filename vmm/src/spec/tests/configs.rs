@@ -39,6 +39,7 @@ fn every_example_is_read_strictly_and_is_a_machine() {
         [
             "disk.json",
             "dpdk-l2fwd.json",
+            "dpdk-rt.json",
             "minimal.json",
             "realtime-1g.json"
         ]
