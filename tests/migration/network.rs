@@ -5,9 +5,11 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::config::{Config, GIB};
+use crate::support::config::Config;
 use crate::support::daemon::Daemon;
 use crate::support::network::{Cable, End, Held};
 use crate::support::process;
@@ -170,12 +172,21 @@ fn cut_while_a_name_is_looked_up() {
     guest.here.shut_down();
 }
 
-/// A gibibyte that is allocated at the start takes the destination a while.
+/// The destination has been greeted, and takes long to answer.
 #[test]
 fn cut_while_the_destination_is_built() {
-    let config = busy("256K").with(json!({"memory": {"size": GIB, "prefault": true}}));
-    let how = json!({"send": {}});
-    cut_in(config, how, &["describe"], End::East, SILENCE);
+    let mut road = Road::new(busy("256K"));
+    let there = Pid::from_raw(road.there.daemon.process.pid().cast_signed());
+    kill(there, Signal::SIGSTOP).expect("holding the destination up");
+    road.send(json!({}));
+    road.wait_for(&["connect", "describe"]);
+    // The kernel accepts in its name.
+    thread::sleep(Duration::from_millis(500));
+    road.wait_for(&["connect", "describe"]);
+    road.cable.cut(End::East);
+    let cut = Instant::now();
+    kill(there, Signal::SIGCONT).expect("letting the destination go on");
+    road.assert_given_up(cut, SILENCE, End::East);
 }
 
 #[test]
