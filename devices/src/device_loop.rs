@@ -99,6 +99,7 @@ impl LoopHandle {
 pub struct Joined(Arc<OnceLock<SubscriberId>>);
 
 /// A subscriber on its way out.
+#[must_use = "a callback of it may run until it was waited for"]
 #[derive(Debug)]
 pub struct Leaving(Receiver<Result<(), event_manager::Error>>);
 

@@ -81,8 +81,10 @@ pub fn build(
     }
     let functions = devices::attach_functions(&vm, &interrupts, &root, start, &mut host)?;
     if let Some(description) = start.description() {
-        for expected in &description.doorbells {
-            if let Some(function) = functions.iter().find(|f| f.id == expected.id) {
+        // Once for each device that is here, whatever the other side says.
+        for function in &functions {
+            let mut expected = description.doorbells.iter();
+            if let Some(expected) = expected.find(|expected| expected.id == function.id) {
                 let (bar, queues) = (expected.bar, &expected.queues);
                 function.device.expect_doorbells(bar, queues);
             }

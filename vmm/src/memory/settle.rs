@@ -15,7 +15,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::Memory;
 use super::prefault::{self, Access};
 use crate::affinity;
-use crate::spec::{CpuSet, MemorySpec};
+use crate::spec::{CpuSet, MemorySpec, PageSize, ZoneSpec};
 
 /// What is taken at a time. The address space is locked meanwhile, which vCPUs
 /// and devices may need too.
@@ -33,23 +33,25 @@ impl Settle {
     /// `cpus`. There is nothing to do, or no thread to do it, if there is none.
     #[must_use]
     pub fn start(memory: &Memory, spec: &MemorySpec, cpus: CpuSet) -> Option<Self> {
+        // A read takes a huge page without a mark that it was written; small pages
+        // are not watched, and a write is to find them ready.
+        let is_watched = |zone: Option<&ZoneSpec>| {
+            memory.untouched.is_some() && zone.is_some_and(|z| z.page_size != PageSize::Small4K)
+        };
         let wanted: Vec<_> = memory
             .regions
             .iter()
-            .filter(|region| {
-                let zone = spec.zones.get(region.zone);
-                spec.lock || zone.is_some_and(|zone| zone.prefault)
+            .map(|region| (region.start, spec.zones.get(region.zone)))
+            .filter(|(_, zone)| spec.lock || zone.is_some_and(|zone| zone.prefault))
+            .map(|(start, zone)| match is_watched(zone) {
+                true => (start, Access::Read),
+                false => (start, Access::Write),
             })
-            .map(|region| region.start)
             .collect();
         if wanted.is_empty() {
             return None;
         }
         let ram = Arc::clone(&memory.ram);
-        let access = match memory.untouched {
-            Some(_) => Access::Read,
-            None => Access::Write,
-        };
         let over = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&over);
         let thread = thread::Builder::new()
@@ -58,8 +60,10 @@ impl Settle {
                 // A thread that cannot be moved does it all the same.
                 let _ = affinity::pin_current(&cpus);
                 let began = Instant::now();
-                let mut regions = wanted.iter().filter_map(|start| ram.find_region(*start));
-                if regions.all(|region| fill(region, access, &ended)) {
+                let mut regions = wanted
+                    .iter()
+                    .filter_map(|(start, access)| Some((ram.find_region(*start)?, *access)));
+                if regions.all(|(region, access)| fill(region, access, &ended)) {
                     tracing::debug!("memory has all its pages after {:?}", began.elapsed());
                 }
             })
@@ -106,7 +110,6 @@ fn fill(region: &<GuestRam as GuestMemoryBackend>::R, access: Access, over: &Ato
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{PageSize, ZoneSpec};
     use std::os::unix::fs::MetadataExt;
     use std::time::Duration;
 

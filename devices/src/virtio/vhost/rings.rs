@@ -205,6 +205,8 @@ impl<B: RingBackend> Rings<B> {
     /// The position of a ring could not be learnt. All the same no ring is
     /// served any more, unless it was the back end that refused that.
     pub fn stop(&mut self) -> Result<Vec<RingPosition>, VhostError> {
+        // Whoever starts next may have other eventfds.
+        self.forget();
         let serving = std::mem::take(&mut self.serving);
         // All first: receive and transmit share one worker and one tap queue.
         let mut disabled = Ok(());
@@ -240,7 +242,7 @@ impl<B: RingBackend> Rings<B> {
             .set_log(log)
             .map_err(request("take the dirty log"))?;
         self.log = Some(Arc::clone(log));
-        self.prepared.clear();
+        self.forget();
         let started = self.apply_log();
         if started.is_err()
             && let Err(error) = self.stop_log()
@@ -259,7 +261,7 @@ impl<B: RingBackend> Rings<B> {
         let Some(log) = self.log.take() else {
             return Ok(());
         };
-        self.prepared.clear();
+        self.forget();
         let stopped = self.apply_log();
         if stopped.is_err() {
             self.log = Some(log);

@@ -217,7 +217,7 @@ fn what_was_prepared_is_only_enabled() {
     rings.stop().unwrap();
     // Once only, and not for rings that stand elsewhere, with other features, or
     // after a change of the log.
-    let others: [fn(&mut Rings<Fake>, &mut Ring) -> u64; 5] = [
+    let others: [fn(&mut Rings<Fake>, &mut Ring) -> u64; 6] = [
         |_, ring| {
             ring.start.next_avail = 1;
             7
@@ -234,6 +234,11 @@ fn what_was_prepared_is_only_enabled() {
         },
         |rings, _| {
             rings.forget();
+            7
+        },
+        // As after a start that failed elsewhere.
+        |rings, _| {
+            rings.stop().unwrap();
             7
         },
     ];
