@@ -11,22 +11,8 @@ use super::{document, latency};
 use crate::support::config::{Config, MIB};
 use crate::support::host::{self, needs_root};
 use crate::support::namespace::{apart, bare_dev, node};
-use crate::support::process::{self, Ended, Godwit};
+use crate::support::process::{self, Godwit};
 use crate::support::scratch::Scratch;
-
-/// One line, exit code `code`, and each of `words`.
-#[track_caller]
-fn assert_refused(ended: &Ended, code: i32, words: &[&str]) {
-    assert_eq!(ended.code, Some(code), "{}", ended.stderr);
-    assert_eq!(ended.stdout, "");
-    for word in words {
-        assert!(
-            ended.stderr.contains(word),
-            "no {word:?} in:\n{}",
-            ended.stderr
-        );
-    }
-}
 
 #[test]
 fn periods_that_never_come() {
@@ -41,37 +27,26 @@ fn periods_that_never_come() {
         (&["--duration", "0"], "10s, 2m or 500ms"),
         (&["--stress", "all"], "memory"),
     ] {
-        assert_refused(&latency(arguments), 2, &[words]);
+        latency(arguments).assert_refused(2, &[words]);
     }
 }
 
 #[test]
 fn no_such_cpu() {
-    assert_refused(
-        &latency(&["--cpu", "8000"]),
-        1,
-        &["--cpu 8000", "no CPU 8000", "online are"],
-    );
+    latency(&["--cpu", "8000"]).assert_refused(1, &["--cpu 8000", "no CPU 8000", "online are"]);
 }
 
 #[test]
 fn a_config_that_is_not_there() {
-    assert_refused(
-        &latency(&["--config", "/nonexistent/vm.json"]),
-        2,
-        &["--config", "/nonexistent/vm.json", "No such file"],
-    );
+    latency(&["--config", "/nonexistent/vm.json"])
+        .assert_refused(2, &["--config", "/nonexistent/vm.json", "No such file"]);
 }
 
 #[track_caller]
 fn refused_config(config: serde_json::Value, words: &[&str]) {
     let scratch = Scratch::new();
     let path = scratch.write("vm.json", Config::from_json(config).to_json());
-    assert_refused(
-        &latency(&["--config", path.to_str().expect("text")]),
-        1,
-        words,
-    );
+    latency(&["--config", path.to_str().expect("text")]).assert_refused(1, words);
 }
 
 #[test]
@@ -106,11 +81,7 @@ fn a_guest_with_too_little_memory() {
 fn no_kvm() {
     apart(|| {
         bare_dev();
-        assert_refused(
-            &latency(&["--duration", "1s"]),
-            1,
-            &["no /dev/kvm", "modprobe"],
-        );
+        latency(&["--duration", "1s"]).assert_refused(1, &["no /dev/kvm", "modprobe"]);
         // The host alone needs none.
         let document = document(&["--host", "--duration", "100ms"]);
         assert_eq!(document["series"].as_array().map(Vec::len), Some(2));

@@ -101,15 +101,20 @@ fn boot(pair: &mut Pair, config: &Config) {
     pair.source.put("vm.boot");
 }
 
+fn boot_with_client(pair: &mut Pair, path: &Path) -> Client {
+    boot(pair, &guest(json!({"mode": "Socket", "socket": path})));
+    let mut client = Client::of_socket(path);
+    client.assert_answered();
+    client
+}
+
 #[test]
 fn a_client_of_its_socket() {
     let mut pair = Pair::new();
     // Not in the folder of a process that ends.
     let place = crate::support::scratch::Scratch::new();
     let path = place.file("serial.sock");
-    boot(&mut pair, &guest(json!({"mode": "Socket", "socket": path})));
-    let mut client = Client::of_socket(&path);
-    client.assert_answered();
+    let mut client = boot_with_client(&mut pair, &path);
     for _ in 0..3 {
         pair = pair.move_on(json!({"local": true}));
         client.assert_answered();
@@ -168,9 +173,7 @@ fn a_client_of_a_guest_that_stays() {
     let mut pair = Pair::new();
     let place = crate::support::scratch::Scratch::new();
     let path = place.file("serial.sock");
-    boot(&mut pair, &guest(json!({"mode": "Socket", "socket": path})));
-    let mut client = Client::of_socket(&path);
-    client.assert_answered();
+    let mut client = boot_with_client(&mut pair, &path);
     for _ in 0..2 {
         let url = pair.unix();
         // No other network device is there, so that nothing is found in its place.

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{self, SetArg};
 
@@ -157,12 +157,22 @@ fn open_socket(path: &Path) -> Result<Opened, SerialError> {
     })
 }
 
+fn set_nonblocking(file: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
 /// What another instance handed over, as [`SerialHandle::hand_over`] gave it but for
 /// the note; the socket's file stays theirs.
 ///
 /// [`SerialHandle::hand_over`]: super::SerialHandle::hand_over
 pub(super) fn take_over(backend: &Backend, files: Vec<OwnedFd>) -> Result<Opened, SerialError> {
     let came = files.len();
+    for file in &files {
+        // Ours are; another's would hold up the device loop.
+        set_nonblocking(file).map_err(SerialError::TakeOver)?;
+    }
     let mut files = files.into_iter();
     let opened = match (backend, files.next(), files.next(), came) {
         (Backend::Socket(path), Some(listener), client, 1 | 2) => {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::turns::{self, ONE_TSC, TurnOptions, Turns, TurnsError, verdict};
-use super::{saved, start};
+use super::start;
+use super::turns::{self, ONE_TSC, TurnOptions, Turns, TurnsError};
 use crate::demo::DemoError;
 use crate::demo::forwarder::{self, Forwarder, alone, explained};
 use crate::image::{Image, Variant};
@@ -109,14 +109,7 @@ pub fn run(options: &CyclictestOptions) -> Result<(), TurnsError> {
     let Some(comparison) = turns.compare(one, report::line)? else {
         return Ok(());
     };
-    if options.json {
-        let document = serde_json::to_string_pretty(&comparison);
-        println!("{}", document.map_err(std::io::Error::from)?);
-    } else {
-        println!("{}", report::text(&comparison));
-        println!("every run: {}", saved(&turns.file()).display());
-    }
-    verdict(comparison.rows.iter().map(|row| row.failures.len()).sum())
+    turns.conclude(&comparison, options.json, report::text)
 }
 
 /// Boots the guest, waits for what it found, and turns it off.

@@ -22,8 +22,8 @@ use nix::sys::prctl;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::turns::{self, ONE_TSC, TurnOptions, Turns, TurnsError, verdict};
-use super::{saved, start};
+use super::start;
+use super::turns::{self, ONE_TSC, TurnOptions, Turns, TurnsError};
 use crate::demo::DemoError;
 use crate::demo::forwarder::{self, Forwarder, READY, alone};
 use crate::image::Image;
@@ -127,14 +127,7 @@ pub fn run(options: &LatencyOptions) -> Result<(), TurnsError> {
     let Some(comparison) = turns.compare(one, report::line)? else {
         return Ok(());
     };
-    if options.json {
-        let document = serde_json::to_string_pretty(&comparison);
-        println!("{}", document.map_err(std::io::Error::from)?);
-    } else {
-        println!("{}", report::text(&comparison));
-        println!("every run: {}", saved(&turns.file()).display());
-    }
-    verdict(comparison.rows.iter().map(|row| row.failures.len()).sum())
+    turns.conclude(&comparison, options.json, report::text)
 }
 
 /// The same options for this program in the outer machine.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use table::{Figure, remark, table};
 
 use super::start::BenchStartError;
-use super::{interrupt, save};
+use super::{interrupt, save, saved};
 use crate::demo::{DemoError, lab};
 use crate::doctor::{MachineKind, Runner};
 use crate::image::ImageError;
@@ -135,6 +135,23 @@ impl Turns<'_> {
         };
         save(&name, &comparison)?;
         Ok(Some(comparison))
+    }
+
+    /// Prints `comparison`, as JSON or by `text`, and is an error where a run failed.
+    pub(super) fn conclude<S: Serialize>(
+        &self,
+        comparison: &Comparison<S>,
+        as_json: bool,
+        text: impl Fn(&Comparison<S>) -> String,
+    ) -> Result<(), TurnsError> {
+        if as_json {
+            let document = serde_json::to_string_pretty(comparison);
+            println!("{}", document.map_err(io::Error::from)?);
+        } else {
+            println!("{}", text(comparison));
+            println!("every run: {}", saved(&self.file()).display());
+        }
+        verdict(comparison.rows.iter().map(|row| row.failures.len()).sum())
     }
 
     /// Where the samples are, beside those of other benchmarks.
