@@ -14,7 +14,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -26,6 +26,14 @@ pub const PAGE_SIZE: usize = 4096;
 
 /// Pages of one word.
 const WORD_PAGES: usize = 64;
+/// Words of one piece of a map: 16 MiB of guest memory.
+const PIECE_WORDS: usize = 64;
+const PIECE_PAGES: usize = PIECE_WORDS * WORD_PAGES;
+
+/// A piece of a map, made when the first of its pages is marked: our devices
+/// write to few places, and a harvest while the guest stands still is to take as
+/// long as what they wrote, not as long as the guest is large.
+type Piece = OnceLock<Box<[AtomicU64; PIECE_WORDS]>>;
 
 /// Takes dirty pages, 64 at a time: bit *n* is the page *n* pages after the
 /// address, which lies on a page of RAM. The same page may come twice.
@@ -110,7 +118,7 @@ pub struct DirtyMap {
     logging: AtomicBool,
     /// Empty while nobody logs. The lock is for its coming and going only:
     /// marks and harvests share it.
-    words: RwLock<Box<[AtomicU64]>>,
+    pieces: RwLock<Box<[Piece]>>,
 }
 
 impl fmt::Debug for DirtyMap {
@@ -124,41 +132,45 @@ impl fmt::Debug for DirtyMap {
 
 impl DirtyMap {
     fn start(&self) {
-        let count = self.len.div_ceil(PAGE_SIZE * WORD_PAGES);
-        let empty = (0..count).map(|_| AtomicU64::new(0)).collect();
-        *self.words.write().unwrap_or_else(PoisonError::into_inner) = empty;
+        let count = self.len.div_ceil(PAGE_SIZE * PIECE_PAGES);
+        let empty = (0..count).map(|_| Piece::new()).collect();
+        *self.pieces.write().unwrap_or_else(PoisonError::into_inner) = empty;
         self.logging.store(true, Ordering::SeqCst);
     }
 
     fn stop(&self) {
         self.logging.store(false, Ordering::SeqCst);
-        *self.words.write().unwrap_or_else(PoisonError::into_inner) = Box::default();
+        *self.pieces.write().unwrap_or_else(PoisonError::into_inner) = Box::default();
     }
 
     fn harvest(&self, start: GuestAddress, sink: &mut PageSink<'_>) {
-        let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
-        for (word, address) in words
-            .iter()
-            .zip((start.0..).step_by(PAGE_SIZE * WORD_PAGES))
-        {
-            // Most words are zero; a load leaves their cache lines shared.
-            if word.load(Ordering::Relaxed) != 0 {
-                sink(GuestAddress(address), word.swap(0, Ordering::AcqRel));
+        let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
+        let firsts = (start.0..).step_by(PAGE_SIZE * PIECE_PAGES);
+        for (piece, first) in pieces.iter().zip(firsts) {
+            let Some(words) = piece.get() else { continue };
+            for (word, address) in words.iter().zip((first..).step_by(PAGE_SIZE * WORD_PAGES)) {
+                // Most words are zero; a load leaves their cache lines shared.
+                if word.load(Ordering::Relaxed) != 0 {
+                    sink(GuestAddress(address), word.swap(0, Ordering::AcqRel));
+                }
             }
         }
     }
 
     #[cold]
     fn mark(&self, offset: usize, len: usize) {
-        let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
+        let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
         let Some(last) = len.checked_sub(1).map(|l| offset.saturating_add(l)) else {
             return;
         };
         for page in offset / PAGE_SIZE..=last / PAGE_SIZE {
-            let Some(word) = words.get(page / WORD_PAGES) else {
+            let Some(piece) = pieces.get(page / PIECE_PAGES) else {
                 return;
             };
-            word.fetch_or(1 << (page % WORD_PAGES), Ordering::AcqRel);
+            let words = piece.get_or_init(|| Box::new([const { AtomicU64::new(0) }; PIECE_WORDS]));
+            if let Some(word) = words.get(page / WORD_PAGES % PIECE_WORDS) {
+                word.fetch_or(1 << (page % WORD_PAGES), Ordering::AcqRel);
+            }
         }
     }
 }
@@ -184,9 +196,10 @@ impl Bitmap for DirtyMap {
     }
 
     fn dirty_at(&self, offset: usize) -> bool {
-        let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
+        let pieces = self.pieces.read().unwrap_or_else(PoisonError::into_inner);
         let page = offset / PAGE_SIZE;
-        let word = words.get(page / WORD_PAGES);
+        let piece = pieces.get(page / PIECE_PAGES).and_then(OnceLock::get);
+        let word = piece.and_then(|words| words.get(page / WORD_PAGES % PIECE_WORDS));
         word.is_some_and(|w| w.load(Ordering::Acquire) >> (page % WORD_PAGES) & 1 == 1)
     }
 

@@ -96,3 +96,14 @@ fn no_mark_is_lost_between_a_writer_and_harvests() {
     writer.join().unwrap();
     assert_eq!(take(), ROUNDS);
 }
+
+/// A map is made of pieces of 16 MiB; the last may be a part of one.
+#[test]
+fn marks_on_both_sides_of_a_piece_are_told_in_order() {
+    let ram = guest_ram(&[(0, 0x200_3000)]);
+    start(&ram);
+    mark(&ram, GuestAddress(0xff_f000), 0x2000);
+    mark(&ram, GuestAddress(0x200_2000), 0x1000);
+    assert_eq!(pages(&ram), [0xfff, 0x1000, 0x2002]);
+    assert!(pages(&ram).is_empty());
+}

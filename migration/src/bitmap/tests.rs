@@ -26,8 +26,8 @@ fn of(pages: u64, set: &BTreeSet<u64>) -> Bitmap {
 proptest! {
     #[test]
     fn extents_are_the_runs_of_the_set(
-        pages in 1_u64..300,
-        ranges in proptest::collection::vec((0_u64..320, 0_u64..140), 0..8),
+        pages in 1_u64..9000,
+        ranges in proptest::collection::vec((0_u64..9100, 0_u64..5000), 0..8),
     ) {
         let mut map = Bitmap::new(pages);
         let mut set = BTreeSet::new();
@@ -42,9 +42,9 @@ proptest! {
 
     #[test]
     fn set_operations_are_those_of_sets(
-        pages in 1_u64..200,
-        a in proptest::collection::btree_set(0_u64..200, 0..60),
-        b in proptest::collection::btree_set(0_u64..200, 0..60),
+        pages in 1_u64..9000,
+        a in proptest::collection::btree_set(prop_oneof![0_u64..200, 0_u64..9000], 0..60),
+        b in proptest::collection::btree_set(prop_oneof![0_u64..200, 0_u64..9000], 0..60),
     ) {
         let inside = |s: &BTreeSet<u64>| s.iter().copied().filter(|p| *p < pages).collect::<BTreeSet<_>>();
         let (a, b) = (inside(&a), inside(&b));
@@ -57,7 +57,17 @@ proptest! {
         let mut map = of(pages, &a);
         map.intersect(&other);
         prop_assert_eq!(&map, &of(pages, &(&a & &b)));
-        for page in 0..210 {
+        prop_assert_eq!(&map.clone(), &map);
+        prop_assert_eq!(map.is_empty(), (&a & &b).is_empty());
+        let used: Vec<_> = map.words().iter().enumerate().filter(|(_, w)| **w != 0).map(|(n, _)| n).collect();
+        prop_assert_eq!(map.used_words().collect::<Vec<_>>(), used);
+        map.complement().extents().for_each(|run| map.add_range(run));
+        prop_assert_eq!(map.count(), pages);
+        map.empty();
+        prop_assert_eq!(&map, &Bitmap::new(pages));
+        let mut map = of(pages, &a);
+        map.intersect(&other);
+        for page in (0..210).chain(a.iter().copied()).chain(b.iter().copied()) {
             prop_assert_eq!(map.contains(page), a.contains(&page) && b.contains(&page));
         }
         for page in &a {

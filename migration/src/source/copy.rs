@@ -198,14 +198,24 @@ impl<S: Source> Driver<'_, S> {
         Ok(work)
     }
 
+    /// Adds to `dirty` what the log has, and keeps no account of it: the guest
+    /// stands still meanwhile.
+    pub(super) fn harvest_last(&mut self, dirty: &mut [Bitmap]) -> Result<(), SendError> {
+        let log = self.guest.log();
+        for (region, all) in dirty.iter_mut().enumerate() {
+            log.dirty(region, all).map_err(SendError::Log)?;
+        }
+        Ok(())
+    }
+
     /// Adds to `dirty` what the log has; answers what it had.
-    pub(super) fn harvest(&mut self, dirty: &mut [Bitmap]) -> Result<Vec<Bitmap>, SendError> {
+    fn harvest(&mut self, dirty: &mut [Bitmap]) -> Result<Vec<Bitmap>, SendError> {
         let log = self.guest.log();
         let mut found = Vec::with_capacity(dirty.len());
         for (region, all) in dirty.iter_mut().enumerate() {
             let mut map = Bitmap::new(all.pages());
             log.dirty(region, &mut map).map_err(SendError::Log)?;
-            if !self.options.means.clear_before_read && self.stopped.is_none() {
+            if !self.options.means.clear_before_read {
                 clear_all(log.as_ref(), region, &map)?;
             }
             all.union(&map);

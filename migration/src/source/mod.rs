@@ -191,8 +191,7 @@ impl<S: Source> Driver<'_, S> {
         })?;
         self.timed(Phase::Stop, |d| {
             d.stop()?;
-            d.harvest(&mut dirty)?;
-            Ok(())
+            d.harvest_last(&mut dirty)
         })?;
         Ok(dirty)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, ones};
 
 /// Words of 64 pages in one claim while the guest runs: 2 MiB of guest memory,
 /// so that one call clears the dirty log of what is then read while it is warm.
@@ -42,19 +42,8 @@ impl Claim<'_> {
         (self.first_page..)
             .step_by(64)
             .zip(self.words)
-            .flat_map(|(first, word)| bits(*word).map(move |bit| first + bit))
+            .flat_map(|(first, word)| ones(*word).map(move |bit| first + bit as u64))
     }
-}
-
-/// The numbers of the bits that are set.
-fn bits(mut word: u64) -> impl Iterator<Item = u64> {
-    std::iter::from_fn(move || {
-        let bit = u64::from(word.trailing_zeros());
-        (word != 0).then(|| {
-            word &= word - 1;
-            bit
-        })
-    })
 }
 
 impl Work {
@@ -69,9 +58,10 @@ impl Work {
         };
         let mut claims = Vec::new();
         for (region, set) in sets.iter().enumerate() {
-            for (at, words) in set.words().chunks(claim_words).enumerate() {
-                if words.iter().any(|w| *w != 0) {
-                    claims.push((region, at * claim_words));
+            for word in set.used_words() {
+                let claim = (region, word - word % claim_words);
+                if claims.last() != Some(&claim) {
+                    claims.push(claim);
                 }
             }
         }

@@ -105,7 +105,7 @@ impl MachineLog {
         dirty::harvest(&self.ram, &mut sink);
         if let Some(pages) = pending.get_mut(region) {
             into.union(pages);
-            *pages = Bitmap::new(pages.pages());
+            pages.empty();
         }
     }
 

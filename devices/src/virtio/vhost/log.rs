@@ -18,7 +18,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MmapRegion,
-    VolatileMemory,
 };
 
 use crate::GuestRam;
@@ -87,30 +86,46 @@ impl SharedLog {
 
     /// Takes what was logged since the last time.
     pub fn harvest(&self, ram: &GuestRam, sink: &mut PageSink<'_>) {
-        let slice = self.memory.as_volatile_slice();
+        const GROUP: usize = 8;
+        let words = self.words();
         for region in ram.iter() {
             let first = region.start_addr().raw_value() / WORD_SPAN;
             let last = region.last_addr().raw_value() / WORD_SPAN;
-            for number in first..=last {
-                let offset = usize::try_from(number)
-                    .ok()
-                    .and_then(|n| n.checked_mul(WORD));
-                let word = offset.map(|offset| slice.get_atomic_ref::<AtomicU64>(offset));
-                // All words of RAM are there: that is how the size was found.
-                let Some(Ok(word)) = word else { return };
-                if word.load(Ordering::Relaxed) != 0 {
-                    // Bytes in the order of addresses, whatever the host's.
-                    let bits = u64::from_le(word.swap(0, Ordering::AcqRel));
-                    sink(GuestAddress(number * WORD_SPAN), bits);
+            let (Ok(from), Ok(to)) = (usize::try_from(first), usize::try_from(last)) else {
+                return;
+            };
+            // All words of RAM are there: that is how the size was found.
+            let of_region = words.get(from..=to).unwrap_or_default();
+            for (group, number) in of_region.chunks(GROUP).zip((first..).step_by(GROUP)) {
+                // A cache line at once: most are zero, and a load leaves them shared.
+                let any = |all, word: &AtomicU64| all | word.load(Ordering::Relaxed);
+                if group.iter().fold(0, any) == 0 {
+                    continue;
+                }
+                for (word, number) in group.iter().zip(number..) {
+                    if word.load(Ordering::Relaxed) != 0 {
+                        // Bytes in the order of addresses, whatever the host's.
+                        let bits = u64::from_le(word.swap(0, Ordering::AcqRel));
+                        sink(GuestAddress(number * WORD_SPAN), bits);
+                    }
                 }
             }
         }
+    }
+
+    /// The log, word by word.
+    fn words(&self) -> &[AtomicU64] {
+        let count = self.memory.size() / WORD;
+        // SAFETY: the mapping is there as long as `self`, begins at a page and is
+        // readable and writable; back ends write it too, by atomic operations.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), count) }
     }
 
     /// Marks a page as a back end does.
     #[cfg(test)]
     pub(crate) fn set(&self, page: u64) {
         use std::sync::atomic::AtomicU8;
+        use vm_memory::VolatileMemory;
         let slice = self.memory.as_volatile_slice();
         let byte = usize::try_from(page / 8).unwrap();
         let byte = slice.get_atomic_ref::<AtomicU8>(byte).unwrap();
