@@ -28,7 +28,7 @@ const DOWNTIME_MS: u64 = 1000;
 fn testpmd(tap: &str) -> Daemon {
     let image = seam::image();
     let words = "godwit.task=testpmd godwit.forward=macswap godwit.pairs=1";
-    let config = linux::config(&image.bzimage(), &image.dpdk(), words)
+    let config = linux::config(&image.vmlinux(), &image.dpdk(), words)
         .with(linux::net(tap, 1))
         .with(json!({
             "cpus": {"boot_vcpus": 1},

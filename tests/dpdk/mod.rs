@@ -26,7 +26,7 @@ fn every_frame_comes_back(tap: &str, pairs: u16) {
     let tap = Tap::new(tap, pairs > 1);
     let image = seam::image();
     let words = format!("godwit.task=testpmd godwit.forward=macswap godwit.pairs={pairs}");
-    let config = linux::config(&image.bzimage(), &image.dpdk(), &words)
+    let config = linux::config(&image.vmlinux(), &image.dpdk(), &words)
         .with(linux::net(tap.name(), pairs))
         .with(json!({
             "cpus": {"boot_vcpus": 1},

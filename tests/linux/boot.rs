@@ -7,9 +7,7 @@ use crate::support::scratch::Scratch;
 
 #[test]
 fn an_elf_kernel_boots_by_pvh_and_powers_off() {
-    let _ = linux::task("");
-    let image = seam::image();
-    let config = linux::config(&image.vmlinux(), &image.linux(), "godwit.task=none");
+    let config = linux::task("godwit.task=none");
     let ended = LinuxVm::start(Scratch::new(), config, &[]).wait_code(0);
     assert!(ended.ended.stdout.contains("godwit: up"));
 }
@@ -33,7 +31,10 @@ fn a_reboot_starts_the_kernel_again() {
 }
 
 #[test]
-fn a_reboot_ends_the_process_when_asked() {
-    let config = linux::task("godwit.task=none godwit.then=reboot");
+fn a_bzimage_boots_and_its_reboot_ends_the_process_when_asked() {
+    let _ = linux::task("");
+    let image = seam::image();
+    let words = "godwit.task=none godwit.then=reboot";
+    let config = linux::config(&image.bzimage(), &image.linux(), words);
     LinuxVm::start(Scratch::new(), config, &["--no-reboot"]).wait_code(3);
 }

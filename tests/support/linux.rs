@@ -51,11 +51,11 @@ pub fn config(kernel: &Path, initramfs: &Path, words: &str) -> Config {
     }))
 }
 
-/// [`config`] with the image's bzImage and its small initramfs.
+/// [`config`] with the image's kernel, which nobody has to decompress, and its small initramfs.
 pub fn task(words: &str) -> Config {
     seam::require(&[Need::HardwareVirtualization]);
     let image = seam::image();
-    config(&image.bzimage(), &image.linux(), words)
+    config(&image.vmlinux(), &image.linux(), words)
 }
 
 /// Where the examples are: `name` in `resources/configs`.

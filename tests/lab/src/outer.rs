@@ -351,7 +351,7 @@ fn command(shape: Shape, image: &Image, agent: &Path, share: &Path) -> Command {
             .arg(format!("node,nodeid={node},cpus={node},memdev=node{node}"));
     }
     qemu.arg("-kernel")
-        .arg(image.bzimage())
+        .arg(image.vmlinux())
         .arg("-initrd")
         .arg(image.outer());
     // Without init_on_alloc=0 the kernel clears the whole huge-page pool when it is made: 45 s.
