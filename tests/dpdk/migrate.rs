@@ -1,5 +1,6 @@
 //! testpmd moves while a stream passes through it.
 
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,7 +70,7 @@ fn under_traffic(moves: usize) -> (Record, Vec<Switch>) {
         let ending = Ending(&stop);
         let stream = scope.spawn(|| traffic::paced(&port, &Pace::default(), began, &stop));
         thread::sleep(BETWEEN);
-        for tap in TAPS.iter().cycle().skip(1).take(moves) {
+        for (number, tap) in (1..=moves).zip(TAPS.iter().cycle().skip(1)) {
             let there = json!({"net": [{"id": "net0", "tap": tap}]});
             let moved = linux::migrate(guest, &there, &json!({"downtime_ms": DOWNTIME_MS}));
             let at = |moment: Instant| (moment - began).as_secs_f64();
@@ -78,6 +79,9 @@ fn under_traffic(moves: usize) -> (Record, Vec<Switch>) {
                 arrived: at(moved.arrived),
                 left: moved.left,
             };
+            let took = switch.arrived - switch.asked;
+            // Past the harness's capture: many moves take long, and an emulated machine may be lost.
+            let _ = writeln!(io::stderr(), "move {number} of {moves}: {took:.1} s");
             switches.push(switch);
             guest = moved.at;
             thread::sleep(BETWEEN);

@@ -197,6 +197,33 @@ fn the_destination_has_not_enough_huge_pages() {
     drop(pool);
 }
 
+/// What the destination cannot open is refused before memory flows, by its name.
+#[test]
+fn the_destination_has_not_the_disk() {
+    let log = Scratch::new();
+    let disk = log.write("disk.img", vec![0; 1 << 20]);
+    let mut pair = Pair::new();
+    let config = Config::new(BUSY).with(json!({
+        "disks": [{"id": "data", "path": disk}],
+        "serial": {"mode": "File", "file": log.file("serial.log")},
+    }));
+    pair.source.put_json("vm.create", &config.to_json());
+    pair.source.put("vm.boot");
+    assert_alive(&log);
+    let elsewhere = log.file("elsewhere.img");
+    std::fs::rename(&disk, &elsewhere).expect("taking the disk away");
+    let url = pair.unix();
+    let received = pair.receive(&url);
+    pair.send(&url, json!({}));
+    let end = end_of_migration(&mut pair.source);
+    let name = disk.display().to_string();
+    assert!(end["error"].to_string().contains(&name), "{end}");
+    let refused = received.join().expect("the client").unwrap_err();
+    assert!(refused.to_string().contains(&name), "{refused}");
+    std::fs::rename(&elsewhere, &disk).expect("bringing the disk back");
+    stays_and_moves_after_all(pair, &log);
+}
+
 /// No memory of an attempt that failed stays, at either end.
 #[test]
 fn nothing_is_left_of_failed_attempts() {
