@@ -120,10 +120,16 @@ impl Cable {
         network.run("ip", &["link", "set", device, "down"]);
     }
 
+    /// Also forgets that the other end could not be found: a search that began before would fail
+    /// after this, and with it who connects meanwhile.
     #[track_caller]
     pub fn mend(&self, end: End) {
         let (network, device) = self.end(end);
         network.run("ip", &["link", "set", device, "up"]);
+        for end in [End::West, End::East] {
+            let (network, device) = self.end(end);
+            network.run("ip", &["neigh", "flush", "dev", device]);
+        }
     }
 
     /// Does to what `end` sends what tc-netem(8) is told.
