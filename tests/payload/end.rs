@@ -1,5 +1,6 @@
 //! How a guest ends, and what the exit code tells of it.
 
+use godwit_lab::peer::listens;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -86,7 +87,7 @@ fn ends_by(signal: Signal) {
     let config = Config::new("beat_every=100000")
         .with(json!({"serial": {"mode": "Socket", "socket": socket}}));
     let mut vm = TestVm::start_in(scratch, config, &["-v"]);
-    vm.wait_until(|_| socket.exists().then_some(()));
+    vm.wait_until(|_| listens(&socket).then_some(()));
     let mut guest = std::os::unix::net::UnixStream::connect(&socket).expect("connecting");
     // A beat shows that the guest runs.
     let mut byte = [0];

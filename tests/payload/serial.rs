@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
+use godwit_lab::peer::listens;
 use serde_json::json;
 
 use crate::support::config::Config;
@@ -63,7 +64,7 @@ fn a_socket_goes_both_ways() {
     let config = Config::new("control beat_every=1000000")
         .with(json!({"serial": {"mode": "Socket", "socket": socket}}));
     let mut vm = TestVm::start_in(scratch, config, &[]);
-    vm.wait_until(|_| socket.exists().then_some(()));
+    vm.wait_until(|_| listens(&socket).then_some(()));
     let mut stream = UnixStream::connect(&socket).expect("connecting");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut reader = BufReader::new(stream.try_clone().expect("a second descriptor"));
@@ -160,7 +161,7 @@ fn a_socket_that_nobody_reads_does_not_stop_the_guest() {
     let config = Config::new("beats=60000 poweroff")
         .with(json!({"serial": {"mode": "Socket", "socket": socket}}));
     let mut vm = TestVm::start_in(scratch, config, &[]);
-    vm.wait_until(|_| socket.exists().then_some(()));
+    vm.wait_until(|_| listens(&socket).then_some(()));
     let mut stream = UnixStream::connect(&socket).expect("connecting");
     vm.wait().assert_code(0);
     // The end is told by an end of file, after what could be kept.

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use godwit_lab::peer::listens;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -245,7 +246,7 @@ fn a_guest_is_moved() {
     let place = destination.scratch.file("m.sock");
     let url = format!("unix:{}", place.display());
     let mut receiver = Godwit::spawn(command(&destination, &["receive", &url]));
-    source.wait_until("the destination listens", |_| place.exists());
+    source.wait_until("the destination listens", |_| listens(&place));
     let moved = ctl(&source, &["migrate", &url]);
     assert_eq!(moved.code, Some(0), "{}", moved.stderr);
     assert!(
@@ -275,7 +276,7 @@ fn ctrl_c_cancels_a_migration() {
     let place = destination.scratch.file("m.sock");
     let url = format!("unix:{}", place.display());
     let mut receiver = Godwit::spawn(command(&destination, &["receive", &url]));
-    source.wait_until("the destination listens", |_| place.exists());
+    source.wait_until("the destination listens", |_| listens(&place));
     let watcher = Godwit::spawn(command(
         &source,
         &["--json", "migrate", &url, "bandwidth_bps=64K"],

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use godwit_lab::peer::listens;
 use serde_json::{Value, json};
 
 use crate::support::config::Config;
@@ -44,11 +45,8 @@ fn of_a_migration_on_both_sides() {
     let url = format!("unix:{}", place.display());
     let body = json!({"receiver_url": url}).to_string();
     let receive = super::phases::ask(&destination, "vm.receive-migration", &body);
-    destination.wait_until("listens", |_| place.exists());
-    assert_eq!(
-        names(&destination),
-        ["vmm:starting", "vm:migration-receive-ready"]
-    );
+    let ready = ["vmm:starting", "vm:migration-receive-ready"];
+    destination.wait_until("is ready", |daemon| names(daemon) == ready);
     let send = json!({"destination_url": url}).to_string();
     source.put_json("vm.send-migration", &send);
     assert!(super::phases::answer(receive).starts_with("HTTP/1.1 204 "));
@@ -115,7 +113,7 @@ fn of_a_guest_that_never_comes() {
     let place = daemon.scratch.file("m.sock");
     let body = json!({"receiver_url": format!("unix:{}", place.display())}).to_string();
     let receive = super::phases::ask(&daemon, "vm.receive-migration", &body);
-    daemon.wait_until("listens", |_| place.exists());
+    daemon.wait_until("listens", |_| listens(&place));
     daemon.put("vm.cancel-migration");
     assert!(super::phases::answer(receive).starts_with("HTTP/1.1 500 "));
     daemon.wait_until("it is told", |daemon| {

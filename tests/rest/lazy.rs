@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use godwit_lab::peer::listens;
 use serde_json::{Value, json};
 
 use super::phases::{answer, ask, is_pending, refuses_all_but};
@@ -197,7 +198,7 @@ fn a_snapshot_and_a_migration_wait_for_all_of_memory() {
         let url = format!("unix:{}", place.display());
         let receive = json!({"receiver_url": url}).to_string();
         let receive = ask(&there, "vm.receive-migration", &receive);
-        there.wait_until("listens", |_| place.exists());
+        there.wait_until("listens", |_| listens(&place));
         let send = json!({"destination_url": url}).to_string();
         stage.daemon.put_json("vm.send-migration", &send);
         stage.wait_phase("sending");

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use godwit_lab::peer::listens;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use serde_json::json;
@@ -189,7 +190,7 @@ fn while_a_guest_leaves_and_another_comes() {
         "vm.receive-migration",
         &json!({"receiver_url": url}).to_string(),
     );
-    destination.wait_until("listens", |_| place.exists());
+    destination.wait_until("listens", |_| listens(&place));
     let reason = "a VM is migrating to this instance";
     refuses_all_but(
         &mut destination,
@@ -359,7 +360,7 @@ fn with_a_guest_that_may_run_elsewhere() {
         let url = |path: &Path| format!("unix:{}", path.display());
         let receive = json!({"receiver_url": url(&far)}).to_string();
         let receive = ask(&destination, "vm.receive-migration", &receive);
-        destination.wait_until("listens", |_| far.exists());
+        destination.wait_until("listens", |_| listens(&far));
         let proxy = Proxy::start(&near, &far, HANDOVER, Act::Hold);
         let send = json!({"destination_url": url(&near)}).to_string();
         source.put_json("vm.send-migration", &send);

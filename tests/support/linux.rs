@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use godwit_api::client::Client;
 use godwit_api::router::Method;
+use godwit_lab::peer::listens;
 use godwit_lab::seam::{self, Need};
 use godwit_lab::workspace;
 use serde_json::{Value, json};
@@ -198,7 +199,7 @@ pub fn migrate(mut source: Daemon, receive: &Value, send: &Value) -> Moved {
         (answer, Instant::now())
     });
     host::wait_until("the destination listens", || {
-        socket.exists() || received.is_finished()
+        listens(&socket) || received.is_finished()
     });
     let asked = Instant::now();
     let send = Config::from_json(json!({"downtime_ms": DOWNTIME_MS})).with(send.clone());

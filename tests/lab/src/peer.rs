@@ -235,19 +235,19 @@ impl Drop for Sockets {
 /// there and refuses.
 fn wait_for_socket(console: &mut Console, path: &Path) -> Result<(), PeerError> {
     let what = format!("waiting for {}", path.display());
-    console.wait_until(&what, PATIENCE, |_| {
-        // Of this thread: it may have a network of its own.
-        let table = fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
-        listens(&table, &path.to_string_lossy())
-    })
+    console.wait_until(&what, PATIENCE, |_| listens(path))
 }
 
-/// Whether `table`, as in proc_pid_net(5), has a socket at `path` that listens.
-fn listens(table: &str, path: &str) -> bool {
+/// Whether somebody in this thread's network namespace listens on the Unix socket `path`. That its
+/// file is there says less: between bind and listen, who connects is refused.
+pub fn listens(path: &Path) -> bool {
+    // Of this thread: it may have a network of its own.
+    let table = fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
+    let path = path.to_string_lossy();
     // Num, RefCount, Protocol, Flags (__SO_ACCEPTCON is 0x10000), Type, St, Inode, Path.
     table.lines().any(|line| {
         let mut fields = line.split_whitespace();
-        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(path)
+        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(&*path)
     })
 }
 
@@ -261,12 +261,11 @@ mod tests {
     fn a_listener_is_told_from_a_socket() {
         let sockets = Sockets::new().unwrap();
         let path = sockets.path("listener.sock");
-        let table = || fs::read_to_string("/proc/thread-self/net/unix").unwrap();
-        assert!(!listens(&table(), &path.to_string_lossy()));
+        assert!(!listens(&path));
         let listener = UnixListener::bind(&path).unwrap();
-        assert!(listens(&table(), &path.to_string_lossy()));
+        assert!(listens(&path));
         drop(listener);
-        assert!(!listens(&table(), &path.to_string_lossy()));
+        assert!(path.exists() && !listens(&path));
     }
 
     #[test]

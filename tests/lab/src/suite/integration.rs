@@ -20,7 +20,7 @@ const SHOWN: usize = 60;
 
 /// Runs of a test in the lab until it has failed: emulated nested paging makes a guest, or the
 /// outer kernel itself, fault for no reason of its own now and then. Each run is told.
-const RUNS: usize = 3;
+const RUNS: usize = 5;
 
 /// What a caller may ask of the tests: how often a guest goes to and fro.
 const TRIPS: [&str; 2] = ["GODWIT_TRIPS", "GODWIT_DPDK_TRIPS"];
