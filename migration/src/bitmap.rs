@@ -110,12 +110,6 @@ impl Bitmap {
         word.is_some_and(|w| w >> (page % 64) & 1 == 1)
     }
 
-    /// True if no page is in.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.used.iter().all(|word| *word == 0)
-    }
-
     /// Adds all pages of `other`.
     pub fn union(&mut self, other: &Self) {
         for at in other.used_words() {
