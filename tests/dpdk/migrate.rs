@@ -23,6 +23,9 @@ const TAPS: [&str; 2] = ["gwdpda", "gwdpdb"];
 /// How long the stream runs between two moves, and after the last.
 const BETWEEN: Duration = Duration::from_secs(4);
 
+/// Longest time for a move, and what is between it and the next: then the stream ends by itself.
+const MOVE_LIMIT: Duration = Duration::from_secs(120);
+
 /// How long the guest may stand still; emulated, a move stops it for 150 to 200 ms.
 const DOWNTIME_MS: u64 = 1000;
 
@@ -68,7 +71,12 @@ fn under_traffic(moves: usize) -> (Record, Vec<Switch>) {
     let (record, mut guest) = thread::scope(|scope| {
         // However this ends, the stream ends too.
         let ending = Ending(&stop);
-        let stream = scope.spawn(|| traffic::paced(&port, &Pace::default(), began, &stop));
+        let pace = Pace {
+            limit: MOVE_LIMIT * u32::try_from(moves + 1).expect("few moves"),
+            ..Pace::default()
+        };
+        let (port, stop) = (&port, &stop);
+        let stream = scope.spawn(move || traffic::paced(port, &pace, began, stop));
         thread::sleep(BETWEEN);
         for (number, tap) in (1..=moves).zip(TAPS.iter().cycle().skip(1)) {
             let there = json!({"net": [{"id": "net0", "tap": tap}]});

@@ -114,8 +114,8 @@ fn dpdk_l2fwd() {
     assert_eq!(pool.used(), used + pages);
 
     let tasks = host::tasks(vm.pid());
-    assert_eq!(named(&tasks, "vcpu0").cpus, "0");
-    assert_eq!(named(&tasks, "vcpu1").cpus, "1");
+    assert_eq!(named(&tasks, "vcpu0").cpus, "1");
+    assert_eq!(named(&tasks, "vcpu1").cpus, "2");
 
     assert_forwards(&tap);
     vm.type_in("stop\n");
@@ -150,7 +150,7 @@ fn dpdk_rt() {
     vm.wait_for("godwit: ready testpmd");
 
     let tasks = host::tasks(vm.pid());
-    for (name, cpu) in [("vcpu0", "0"), ("vcpu1", "1")] {
+    for (name, cpu) in [("vcpu0", "1"), ("vcpu1", "2")] {
         let vcpu = named(&tasks, name);
         assert_eq!((vcpu.policy, vcpu.priority), (SCHED_FIFO, 1), "{vcpu:?}");
         assert_eq!(vcpu.cpus, cpu);

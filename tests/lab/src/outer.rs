@@ -12,6 +12,18 @@
 //!
 //! Programs find the same paths in both machines. What is written often goes to `/run/lab` (the
 //! agent's `TMPDIR`): frame streams stall for seconds when logs are written over 9p.
+//!
+//! # The first CPU runs no guest
+//!
+//! Whenever a CPU restores x87 state (XRSTOR, FXRSTOR, FLDENV), QEMU takes a flag away from the
+//! *first* CPU, by a read, a change and a write that are not atomic: `cpu_clear_ignne` in
+//! `target/i386/tcg/sysemu/fpu_helper.c` of 7.2, on `hflags2`; 10.0 fails alike. What the first CPU itself
+//! writes to that word at the same moment can be lost. There are only two things that it writes
+//! there often: whether nested paging is on, at VMRUN and #VMEXIT, and whether it takes interrupts,
+//! at CLGI and STGI. The former lost, the outer kernel is read through the guest's page tables, or
+//! the guest's state is overwritten by the kernel's: a triple fault or a panic. The latter lost, the
+//! CPU never takes an interrupt again. So a machine for guests has three CPUs, and the agent, with
+//! all that it starts, leaves the first one to the kernel; who pins a vCPU there is on his own.
 
 pub mod agent;
 pub mod client;
@@ -56,6 +68,9 @@ pub const SCRATCH: &str = "/run/lab";
 /// What the machine is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
+    /// CPUs: the last one on NUMA node 1, the others on node 0. With three or more, programs are not
+    /// run on the first.
+    pub cpus: u32,
     /// Memory, MiB, half on each of two NUMA nodes.
     pub memory_mib: u64,
     /// Pages of 2 MiB in the huge-page pool.
@@ -69,6 +84,7 @@ pub struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         Self {
+            cpus: 3,
             memory_mib: 6144,
             pages_2m: 800,
             pages_1g: 2,
@@ -338,17 +354,20 @@ fn command(shape: Shape, image: &Image, agent: &Path, share: &Path) -> Command {
         "tcg,thread=multi",
         "-cpu",
         "max,la57=off",
-        "-smp",
-        "2",
     ]);
+    qemu.arg("-smp").arg(shape.cpus.to_string());
     qemu.args(["-nodefaults", "-nographic", "-no-reboot", "-net", "none"]);
     qemu.arg("-m").arg(shape.memory_mib.to_string());
-    for node in 0..2 {
+    let last = shape.cpus - 1;
+    for (node, cpus) in [format!("0-{}", last - 1), last.to_string()]
+        .iter()
+        .enumerate()
+    {
         let half = shape.memory_mib / 2;
         qemu.arg("-object")
             .arg(format!("memory-backend-ram,id=node{node},size={half}M"));
         qemu.arg("-numa")
-            .arg(format!("node,nodeid={node},cpus={node},memdev=node{node}"));
+            .arg(format!("node,nodeid={node},cpus={cpus},memdev=node{node}"));
     }
     qemu.arg("-kernel")
         .arg(image.vmlinux())

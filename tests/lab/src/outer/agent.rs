@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -41,11 +42,24 @@ type Jobs = Arc<Mutex<HashMap<u64, Job>>>;
 /// # Errors
 /// When the port is not there or breaks.
 pub fn serve() -> io::Result<()> {
+    leave_the_first_cpu()?;
     let port = find_port()?;
     let input = OpenOptions::new().read(true).write(true).open(port)?;
     let output = input.try_clone()?;
     thread::spawn(beat);
     attend(input, Box::new(output))
+}
+
+/// Moves this program, and what it will start, off the first CPU of a machine for guests. See the
+/// documentation of [`super`].
+fn leave_the_first_cpu() -> io::Result<()> {
+    let mut cpus = sched_getaffinity(Pid::from_raw(0))?;
+    let count = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false));
+    if count.count() > 2 {
+        cpus.unset(0)?;
+        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    }
+    Ok(())
 }
 
 /// Serves the lab on any pair of streams.

@@ -51,6 +51,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// Memory for a kernel and small guests.
 const SMALL: Shape = Shape {
+    cpus: 2,
     memory_mib: 2048,
     pages_2m: 0,
     pages_1g: 0,
