@@ -27,6 +27,7 @@
 
 pub mod agent;
 pub mod client;
+mod kick;
 pub mod protocol;
 
 use std::collections::VecDeque;

@@ -4,7 +4,7 @@ mod console;
 mod godwit;
 mod machine;
 mod qemu;
-mod threads;
+pub(crate) mod threads;
 
 use std::fs;
 use std::io;

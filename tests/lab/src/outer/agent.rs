@@ -22,6 +22,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::kick;
 use super::protocol::{self, DATA_LIMIT, Ending, Exec, Header, PORT, Reply, Request, Stream};
 
 /// First words of a heartbeat line on the console.
@@ -42,7 +43,9 @@ type Jobs = Arc<Mutex<HashMap<u64, Job>>>;
 /// # Errors
 /// When the port is not there or breaks.
 pub fn serve() -> io::Result<()> {
-    leave_the_first_cpu()?;
+    if let Some(cpus) = leave_the_first_cpu()? {
+        kick::start(&cpus)?;
+    }
     let port = find_port()?;
     let input = OpenOptions::new().read(true).write(true).open(port)?;
     let output = input.try_clone()?;
@@ -50,16 +53,17 @@ pub fn serve() -> io::Result<()> {
     attend(input, Box::new(output))
 }
 
-/// Moves this program, and what it will start, off the first CPU of a machine for guests. See the
-/// documentation of [`super`].
-fn leave_the_first_cpu() -> io::Result<()> {
+/// Moves this program, and what it will start, off the first CPU of a machine for guests, and says
+/// which are left. See the documentation of [`super`].
+fn leave_the_first_cpu() -> io::Result<Option<CpuSet>> {
     let mut cpus = sched_getaffinity(Pid::from_raw(0))?;
     let count = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false));
-    if count.count() > 2 {
-        cpus.unset(0)?;
-        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    if count.count() <= 2 {
+        return Ok(None);
     }
-    Ok(())
+    cpus.unset(0)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    Ok(Some(cpus))
 }
 
 /// Serves the lab on any pair of streams.

@@ -8,7 +8,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// Leaves thread `id` these CPUs only.
-pub(super) fn pin(id: i32, cpus: &[usize]) -> io::Result<()> {
+pub(crate) fn pin(id: i32, cpus: &[usize]) -> io::Result<()> {
     let set = cpus
         .iter()
         .try_fold(CpuSet::new(), |mut set, cpu| set.set(*cpu).map(|()| set))?;
@@ -16,7 +16,7 @@ pub(super) fn pin(id: i32, cpus: &[usize]) -> io::Result<()> {
 }
 
 /// Puts thread `id` under `SCHED_FIFO`.
-pub(super) fn fifo(id: i32, priority: i32) -> io::Result<()> {
+pub(crate) fn fifo(id: i32, priority: i32) -> io::Result<()> {
     let parameters = libc::sched_param {
         sched_priority: priority,
     };
