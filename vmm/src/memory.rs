@@ -301,7 +301,7 @@ impl Memory {
         let Some(region) = self.ram.find_region(start) else {
             return Ok(());
         };
-        prefault::populate(region.as_ptr(), region.size(), cpus).map_err(|source| {
+        prefault::populate(region.as_ptr(), region.size(), zone.page_size, cpus).map_err(|source| {
             MemoryError::Prefault {
                 zone: zone.id.clone(),
                 size_bytes: region.len(),

@@ -3,17 +3,24 @@
 //! `MADV_POPULATE_WRITE` (Linux 5.14) allocates and clears pages without
 //! touching what they hold, and reports a shortage as an error where a store
 //! would raise SIGBUS.
+//!
+//! The call holds the lock of the address space (`mmap_lock`) for reading until
+//! it is done, and a new thread needs that lock for writing before it comes to
+//! its first line, to map its signal stack. So a thread that is started beside
+//! one that populates waits for it: here all are up before the first begins,
+//! and no call is long, for whoever else maps memory meanwhile.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use crate::affinity;
-use crate::spec::CpuSet;
+use crate::spec::{CpuSet, PageSize};
 
-/// What a thread takes at a time: large enough to be cheap to hand out, small
-/// enough that the threads end together, and a multiple of 1 GiB pages' share.
-const CHUNK: usize = 1 << 30;
+/// What a thread takes at a time, if a page is not larger: some milliseconds'
+/// work, so that the threads end together and other calls get their turn.
+const CHUNK: usize = 32 << 20;
 /// Below this the start of a thread costs more than it saves.
 const WORTH_A_THREAD: usize = 64 << 20;
 
@@ -23,26 +30,50 @@ struct Span {
     size: usize,
 }
 
-/// Populates `size` bytes from `start`, which must be a mapping of this process.
-pub(super) fn populate(start: *mut u8, size: usize, cpus: &CpuSet) -> io::Result<()> {
+/// Populates `size` bytes from `start`, which must be a mapping of this process
+/// in pages of `page_size`.
+pub(super) fn populate(
+    start: *mut u8,
+    size: usize,
+    page_size: PageSize,
+    cpus: &CpuSet,
+) -> io::Result<()> {
     let span = Span {
         start: start as usize,
         size,
     };
-    let threads = cpus.len().min(size / WORTH_A_THREAD).max(1);
-    let chunk = CHUNK.min(size.div_ceil(threads).next_multiple_of(2 << 20));
+    let page_bytes = usize::try_from(page_size.bytes()).map_err(io::Error::other)?;
+    let chunk = CHUNK.max(page_bytes);
+    let threads = cpus
+        .len()
+        .min(size / WORTH_A_THREAD)
+        .min(size / chunk)
+        .max(1);
     let next = AtomicUsize::new(0);
+    let gate = Mutex::new(());
     thread::scope(|scope| {
+        let closed = gate.lock();
+        let (starting, all_up) = mpsc::channel::<()>();
+        let (next, gate) = (&next, &gate);
         let workers: Vec<_> = (1..threads)
-            .map(|_| {
-                scope.spawn(|| {
+            .map_while(|_| {
+                let starting = starting.clone();
+                let body = move || {
                     // A thread that cannot be moved fills memory all the same.
                     let _ = affinity::pin_current(cpus);
-                    populate_chunks(span, chunk, &next)
-                })
+                    drop(starting);
+                    drop(gate.lock());
+                    populate_chunks(span, chunk, next)
+                };
+                // Fewer threads fill all of it, too.
+                thread::Builder::new().spawn_scoped(scope, body).ok()
             })
             .collect();
-        let own = populate_chunks(span, chunk, &next);
+        drop(starting);
+        // Nothing is ever sent: this waits until each has dropped its end.
+        let _ = all_up.recv();
+        drop(closed);
+        let own = populate_chunks(span, chunk, next);
         workers
             .into_iter()
             .map(|w| {

@@ -4,6 +4,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,13 @@ pub fn populate(bytes: u64, threads: usize) -> io::Result<Duration> {
     let address = start.as_ptr() as usize;
     let part = length.get() / threads;
     let started = Instant::now();
+    // A thread that starts beside one that populates waits for it: both need the lock of the
+    // address space.
+    let barrier = Barrier::new(threads);
+    let all_up = &barrier;
     let populated = thread::scope(|scope| {
         let touch = move |index: usize| {
+            all_up.wait();
             // SAFETY: inside the mapping made above, which outlives the scope; no Rust reference to
             // it exists, and populating does not change what it holds.
             let result = unsafe {
