@@ -82,10 +82,26 @@ pub struct DeviceNode {
     pub pci_bdf: Option<String>,
 }
 
-/// Counters by device and name.
+/// Counters by device and name; and KVM's own under their names there, those of the machine as
+/// device `__vm`, those of a vCPU as `__vcpu0` and so on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Counters(pub BTreeMap<String, BTreeMap<String, u64>>);
+
+impl Counters {
+    /// Where KVM's counters of the machine are. No device's name begins so.
+    pub const VM: &str = "__vm";
+    /// Where those of a vCPU are, before its number.
+    pub const VCPU: &str = "__vcpu";
+    /// How often a vCPU came out of KVM, among its counters: the only one that is not KVM's.
+    pub const EXITS_TO_USER_SPACE: &str = "exits_to_user_space";
+
+    /// Those of devices.
+    pub fn devices(&self) -> impl Iterator<Item = (&String, &BTreeMap<String, u64>)> {
+        let device = |id: &str| id != Self::VM && !id.starts_with(Self::VCPU);
+        self.0.iter().filter(move |(id, _)| device(id))
+    }
+}
 
 /// A device that was added to a running machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use godwit_api::client::Client;
+use godwit_api::response::Counters;
 use godwit_api::router::Method;
 use nix::unistd::gettid;
 use serde_json::json;
@@ -124,18 +125,27 @@ fn assert_no_timer(pid: u32) {
     assert_eq!(timers, "", "POSIX timers");
 }
 
-/// What the vCPU came out for: by godwit's count, and by those kinds of KVM's that lead out or
-/// stop it.
-fn exits(socket: &Path) -> Vec<(String, f64)> {
+/// What the vCPU came out for, by `vm.counters`: by godwit's count, and by those kinds of KVM's
+/// that lead out or stop it. `/metrics` tells the same.
+fn exits(socket: &Path) -> Vec<(String, u64)> {
+    let mut client = Client::new(socket);
+    client.set_time_limit(Some(PATIENCE));
+    let counters: Counters = client.get("vm.counters").expect("counters");
+    let vcpu = counters.0.get("__vcpu0").expect("those of the vCPU");
     let scrape = scrape(socket);
-    let name = "godwit_vcpu_exits_to_user_space_total";
-    let mut exits = vec![(name.to_owned(), value(&scrape, name, &[("vcpu", "0")]))];
-    let name = "godwit_kvm_vcpu_exits_by_kind_total";
-    for kind in ["io", "mmio", "signal", "halt"] {
+    let exit = |name: &str, metric: &str, labels: &[(&str, &str)]| {
+        let count = *vcpu.get(name).unwrap_or_else(|| panic!("{name}: {vcpu:?}"));
+        assert_eq!(value(&scrape, metric, labels), count as f64, "{name}");
+        (name.to_owned(), count)
+    };
+    let to_user_space = "godwit_vcpu_exits_to_user_space_total";
+    let by_kind = "godwit_kvm_vcpu_exits_by_kind_total";
+    let kinds = ["io", "mmio", "signal", "halt"].map(|kind| {
         let labels = [("vcpu", "0"), ("kind", kind)];
-        exits.push((kind.to_owned(), value(&scrape, name, &labels)));
-    }
-    exits
+        exit(&format!("{kind}_exits"), by_kind, &labels)
+    });
+    let all = exit("exits_to_user_space", to_user_space, &[("vcpu", "0")]);
+    [all].into_iter().chain(kinds).collect()
 }
 
 /// Buffers for what is traced while a guest is watched.

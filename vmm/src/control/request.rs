@@ -1,5 +1,6 @@
 //! What clients ask for.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::mpsc::Sender;
@@ -15,6 +16,7 @@ use super::answer::{failed, refused, undefined};
 use super::phase::{self, Phase, Verb};
 use super::work::Then;
 use super::{Control, Definition, Ending, Event, PROCESS_ENDS, RunError, State};
+use crate::kvm::stats::Reading;
 use crate::machine::{Machine, RemoveError};
 
 /// The API's way to the loop.
@@ -379,5 +381,27 @@ fn counters(machine: &Machine) -> Counters {
         let counters = counters.into_iter().map(|(name, n)| (name.to_owned(), n));
         (function.id.clone(), counters.collect())
     });
-    Counters(functions.collect())
+    let kvm = machine.stats.read();
+    let vm = kvm
+        .vm
+        .iter()
+        .map(|vm| (Counters::VM.to_owned(), of_kvm(vm)));
+    let vcpus = kvm.vcpus.iter().map(|(vcpu, reading)| {
+        let name = format!("{}{vcpu}", Counters::VCPU);
+        let mut counters = of_kvm(reading);
+        if let Some(handle) = machine.vcpus.get(usize::from(*vcpu)) {
+            counters.insert(Counters::EXITS_TO_USER_SPACE.to_owned(), handle.exits());
+        }
+        (name, counters)
+    });
+    Counters(functions.chain(vm).chain(vcpus).collect())
+}
+
+/// All but histograms, which `/metrics` has.
+fn of_kvm(reading: &Reading) -> BTreeMap<String, u64> {
+    let single = reading.iter().filter_map(|(found, values)| match values {
+        [value] => Some((found.name().to_owned(), *value)),
+        _ => None,
+    });
+    single.collect()
 }

@@ -59,7 +59,7 @@ impl Figures {
             }
         }
         if let Ok(counters) = &now.counters {
-            for (device, values) in &counters.0 {
+            for (device, values) in counters.devices() {
                 for (name, &total) in values {
                     let old = before.counters.as_ref().ok();
                     let old = old.and_then(|old| old.0.get(device)?.get(name).copied());
@@ -194,7 +194,7 @@ mod tests {
     use crate::ctl::metrics;
 
     fn look(at: Instant, text: &str, rx: u64) -> Look {
-        let counters = [("net0", rx)].map(|(id, count)| {
+        let counters = [("net0", rx), ("__vm", 1), ("__vcpu0", 1)].map(|(id, count)| {
             let values = BTreeMap::from([("rx_packets".to_owned(), count)]);
             (id.to_owned(), values)
         });
@@ -242,6 +242,8 @@ mod tests {
         assert_eq!(rows("vcpu0"), ["vcpu0", "80.0"]);
         assert_eq!(rows("net0"), ["net0", "rx_packets", "1000000", "2000007"]);
         assert_eq!(rows("size"), ["size", "64", "MiB"]);
+        // KVM's are above, by kind.
+        assert!(!text.contains("__"), "{text}");
     }
 
     #[test]
