@@ -7,6 +7,7 @@
 mod found;
 mod report;
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ struct Sample {
     /// Microseconds for which its thread slept.
     interval_us: u32,
     found: Found,
+    /// Microseconds of each second that the host takes from threads under `SCHED_FIFO`, if any.
+    throttled_us: Option<i64>,
 }
 
 /// Measures, prints a table with histograms or the document, saves every sample.
@@ -104,12 +107,32 @@ pub fn run(options: &CyclictestOptions) -> Result<(), TurnsError> {
             config: options.config.clone(),
             interval_us: options.interval,
             found,
+            throttled_us: throttled(),
         })
     };
     let Some(comparison) = turns.compare(one, report::line)? else {
         return Ok(());
     };
     turns.conclude(&comparison, options.json, report::text)
+}
+
+/// What `kernel.sched_rt_runtime_us` leaves of `kernel.sched_rt_period_us`
+/// (`Documentation/scheduler/sched-rt-group.rst`).
+fn throttled() -> Option<i64> {
+    let read = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse::<i64>().ok()
+    };
+    let (runtime, period) = (read("sched_rt_runtime_us")?, read("sched_rt_period_us")?);
+    taken(runtime, period)
+}
+
+/// In microseconds of each second.
+fn taken(runtime: i64, period: i64) -> Option<i64> {
+    let parts = period.checked_sub(runtime)?.checked_mul(1_000_000)?;
+    (runtime >= 0 && period > 0)
+        .then_some(parts / period.max(1))
+        .filter(|taken| *taken > 0)
 }
 
 /// Boots the guest, waits for what it found, and turns it off.
@@ -145,6 +168,15 @@ fn told(text: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_is_of_a_second() {
+        assert_eq!(taken(950_000, 1_000_000), Some(50_000));
+        assert_eq!(taken(50_000, 100_000), Some(500_000));
+        assert_eq!(taken(-1, 1_000_000), None);
+        assert_eq!(taken(1_000_000, 1_000_000), None);
+        assert_eq!((taken(0, 0), taken(-1, i64::MAX)), (None, None));
+    }
 
     #[test]
     fn what_it_found_is_between_the_marks() {

@@ -61,6 +61,14 @@ pub(super) fn text(comparison: &Comparison) -> String {
             sample.interval_us, sample.found.kernel, comparison.kernel
         );
     }
+    let mut guests = comparison.rows.iter().flat_map(|row| &row.samples);
+    if let Some(taken) = guests.find_map(|sample| sample.throttled_us) {
+        let _ = writeln!(
+            text,
+            "the host takes up to {taken} us of each second from vCPU threads under SCHED_FIFO that never sleep, and with cyclictest\n\
+             none does: about one sleep of each second is late by that, by either VMM (kernel.sched_rt_runtime_us; see godwit check)."
+        );
+    }
     text.push_str(remark(comparison));
     text
 }
@@ -120,6 +128,7 @@ mod tests {
                 config: PathBuf::from("config"),
                 interval_us: 1000,
                 found,
+                throttled_us: (vmm == "QEMU").then_some(50_000),
             }],
             failures: Vec::new(),
         }
@@ -148,6 +157,7 @@ mod tests {
         let ten = "#".repeat(10);
         assert_eq!(line("64 to 127")[3..], [&ten, "1", &"#".repeat(20), "2"]);
         assert_eq!(line("p50").last(), Some(&"1.50"), "{text}");
+        assert!(text.contains("takes up to 50000 us"), "{text}");
         assert!(text.contains("only the ratios"), "{text}");
     }
 }
